@@ -1,4 +1,4 @@
-"""`python -m tinydistilbert`: the command line, also for launchers that start modules."""
+"""`python -m tinydistilbert`: the command line, also for launchers that start a module."""
 
 from tinydistilbert.cli.main import main
 

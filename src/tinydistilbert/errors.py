@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """A mistake in a recipe, a file or a flag, in one line: where, what is wrong, and the fix.
+    """A mistake in a recipe, a file or a flag; its one line says where it is, what is wrong and how to fix it.
 
     Give either `expected` and `found`, as nouns, or `problem`, as a sentence.
 
     Args:
         where: the flag, key, file or file:line that is wrong.
-        expected: what would have been right.
-        found: what it was instead.
+        expected: the value that would be right.
+        found: the actual value.
         problem: what is wrong, where "expected X, found Y" would be hard to read.
         fix: what to change, in the imperative.
     """
@@ -35,11 +35,11 @@ def _in_one_line(text: str) -> str:
 
 
 class Interrupted(Exception):
-    """The user or the system asked to stop; a checkpoint was saved, and the same command resumes from it."""
+    """The user or the system requested a stop. A checkpoint was saved; the same command resumes from it."""
 
 
 class NonFiniteLoss(ArithmeticError):
-    """A loss or a gradient became infinite or not a number; no weight was updated with it."""
+    """A loss or a gradient became infinite or NaN; no weight was updated with it."""
 
 
 class MissedTarget(Exception):
@@ -71,13 +71,13 @@ class ReportedElsewhere(Exception):
 
 
 class DiskError(Exception):
-    """The disk is full or failing. What was durable before is unchanged, and the same command resumes from it.
+    """The disk is full or failing. Data that was already durable is unchanged, and the same command resumes from it.
 
     Args:
-        path: what was being written.
+        path: the file or folder that was being written.
         failure: what is wrong with the disk, as a noun.
-        needed: bytes that were to be written; 0 = unknown.
-        free: bytes that are free on that disk.
+        needed: bytes to write; 0 = unknown.
+        free: free bytes on that disk.
     """
 
     def __init__(self, path: Path, failure: str, *, needed: int, free: int) -> None:
@@ -89,12 +89,12 @@ class DiskError(Exception):
 
 @contextmanager
 def as_user_error(where: str, *, expected: str, fix: str) -> Iterator[None]:
-    """Report any exception that a library raises in the body as a mistake in the file that it reads.
+    """Turn any exception that a library raises in the body into a `UserError` about the file that it reads.
 
     On a malformed file, libraries raise exceptions of any class, and Rust libraries some that are not an `Exception`.
 
     Raises:
-        UserError: in place of the library's exception.
+        UserError: instead of the library's exception.
     """
     try:
         yield

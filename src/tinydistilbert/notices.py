@@ -64,10 +64,10 @@ def recorded() -> Iterator[Collection[str]]:
 
 
 def begin() -> None:
-    """Forget the lines so far: a command begins."""
+    """Forget all lines so far, at the start of a command."""
     _given.clear()
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """`1 row`, `2 rows`, with thousands separators; `many` where it is not `one` with an s."""
+    """Return a count with its noun: `1 row`, `2 rows`, with thousands separators; `many` is an irregular plural."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -1,4 +1,4 @@
-"""Libraries that only some commands need: imported where they are used, with the command that installs them."""
+"""Optional libraries: they are imported where they are used, and errors name the command that installs them."""
 
 import importlib
 import sys
@@ -27,12 +27,12 @@ def require(module: str, *, extra: str) -> ModuleType:
         UserError: it is not installed; the message names the command that installs it.
     """
     for telemetry in TELEMETRY.get(module, ()):
-        sys.modules.setdefault(telemetry, None)  # type: ignore[arg-type] # reads as not installed
+        sys.modules.setdefault(telemetry, None)  # type: ignore[arg-type] # now imports as not installed
     try:
         return importlib.import_module(module)
     except ImportError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
-            raise  # it is installed, but something that it imports is not
+            raise  # it is installed, but one of its own imports is not
         raise UserError(module, problem="this library is not installed", fix=_install(extra)) from None
 
 

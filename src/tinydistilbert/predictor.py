@@ -32,9 +32,9 @@ SQUAD = TASKS[0]
 """SQuAD's stride is used for every span model."""
 
 OF_CLASSES = ("classification", "multi-label", "token-classification")
-"""Kinds whose outputs have names."""
+"""Task kinds whose outputs have names."""
 NER = dataclasses.replace(SQUAD, name="entities", kind="token-classification", text="text", text_pair=None)
-"""The task of every model that tags words."""
+"""The task of every token classification model."""
 Prediction = dict[str, Any]
 """What a model predicts for one text; its keys are listed at `Predictor.predict`."""
 CUT = "cut_tokens"
@@ -42,17 +42,17 @@ CUT = "cut_tokens"
 
 
 class Predictor:
-    """A model with its tokenizer; made by `load`.
+    """A model with its tokenizer; create one with `load`.
 
     Args:
         runtime: computes the logits.
         tokenizer: the model's.
-        kind: the kind of the task.
-        labels: names of the classes, in the order of the logits; empty if there are no classes.
-        max_length: tokens to read of a text, or of a window of a context; longer texts are cut there.
-        null_threshold: for a span model that may give no answer: by how much “no answer” must score higher than the
-            best answer. None = it always gives an answer.
-        label_thresholds: for a multi-label model: the least probability at which each label is predicted.
+        kind: task kind.
+        labels: class names in the order of the logits; empty if there are no classes.
+        max_length: tokens of a text, or of a window of a context; longer texts are cut.
+        null_threshold: for a span model that may give no answer: how much higher “no answer” must score than the best
+            answer. None = it always gives an answer.
+        label_thresholds: for a multi-label model: the lowest probability at which each label is predicted.
     """
 
     def __init__(
@@ -76,16 +76,16 @@ class Predictor:
 
         Returns:
             Classification: `label`, its probability `score`, and `scores`, the probability of each label. Multi-label:
-            `labels`, those of the text, and `scores`. Regression: `score`. Span: `answer`, its `start` and `end`
-            in the context in characters, and its probability `score`; with a null threshold also `no_answer`,
-            the probability that there is none. If no answer is found, `answer` is empty, `start` and `end` are 0, and
-            `score` is that probability. Token classification: `entities`, each with its `label`, `text`,
-            `start` and `end` in characters, and its probability `score`, the mean over its words; for a list of words
-            (read as one text, joined by spaces) also `tags`, the IOB2 tag of each word.
-            If a text was cut, also `cut_tokens`, the number of its tokens that were not read.
+            `labels`, the labels predicted for the text, and `scores`. Regression: `score`. Span: `answer`, its `start`
+            and `end` in the context in characters, and its probability `score`; with a null threshold also `no_answer`,
+            the probability that there is no answer. If no answer is found, `answer` is empty, `start` and `end` are 0,
+            and `score` is the probability that there is none. Token classification: `entities`, each with its `label`,
+            `text`, `start` and `end` in characters, and its probability `score`, the mean over its words; for a list of
+            words (read as one text, joined by spaces) also `tags`, the IOB2 tag of each word. If a text was cut, also
+            `cut_tokens`, the number of its tokens that were not read.
 
         Raises:
-            UserError: not as many pairs as texts, or the model's logits are not finite numbers.
+            UserError: the numbers of pairs and texts differ, or the model's logits are not finite.
         """
         if self.kind == "token-classification":
             return self._tagged([texts] if isinstance(texts, str) else texts, pairs)
@@ -109,12 +109,12 @@ class Predictor:
         return answers
 
     def excess(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[int]:
-        """The number of tokens of each text that `predict` does not read because the text is too long.
+        """Return how many tokens of each text `predict` does not read because the text is too long.
 
         In span models, questions are cut, while contexts of any length are read in windows.
 
         Raises:
-            UserError: not as many pairs as texts.
+            UserError: the numbers of pairs and texts differ.
         """
         texts, pairs = _listed(texts, pairs)
         if not texts:
@@ -127,7 +127,7 @@ class Predictor:
 
     @property
     def text_limit(self) -> int:
-        """Most tokens to read of a text and its pair, including special ones; in span models, of a question."""
+        """Maximum number of tokens read of a text and its pair, with special tokens; in span models, of a question."""
         return question_limit(self._tokenizer, self.max_length) if self.kind == "span" else self.max_length
 
     @property
@@ -137,7 +137,7 @@ class Predictor:
         return side
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> NDArray[np.float32]:
-        """Logits (texts, classes) in the order of the texts, for models of whole texts; see `predict`."""
+        """Return the logits (texts, classes) in the order of the texts, for models of whole texts; see `predict`."""
         return self._logits(self._inputs(texts, pairs))
 
     def _inputs(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Inputs:
@@ -149,7 +149,7 @@ class Predictor:
         return encoder_of(self._tokenizer, self.max_length)
 
     def _logits(self, inputs: Inputs) -> NDArray[np.float32]:
-        if len(inputs.lengths) == 1:  # without sorting and padding, which would add to the latency of a single text
+        if len(inputs.lengths) == 1:  # sorting and padding would add to the latency of a single text
             ids, types = inputs.ids[None].astype(np.int64), inputs.types[None].astype(np.int64)
             given = {"input_ids": ids, "attention_mask": np.ones(ids.shape[:2], np.int64)}
             return self.runtime({**given, "token_type_ids": types} if self.runtime.token_types else given)
@@ -173,10 +173,10 @@ class Predictor:
         return {"labels": [name for name, given in zip(self.labels, is_given, strict=True) if given], "scores": scores}
 
     def word_tags(self, examples: Examples) -> list[WordPredictions]:
-        """The tags of the words of examples of token classification, their probabilities too.
+        """Return the tags of the words of token classification examples, with their probabilities.
 
         Raises:
-            UserError: the model's logits are not finite numbers.
+            UserError: the model's logits are not finite.
         """
         features = encode(examples, self._tokenizer, self.max_length)
         logits = predict(self.runtime, features, pad_token_id=self._pad)
@@ -251,10 +251,10 @@ def _score(logits: NDArray[np.float32]) -> Prediction:
 
 
 def _listed(texts: str | Sequence[str], pairs: str | Sequence[str] | None) -> tuple[list[str], list[str] | None]:
-    """Texts and pairs as lists.
+    """Return texts and pairs as lists.
 
     Raises:
-        UserError: not as many pairs as texts.
+        UserError: the numbers of pairs and texts differ.
     """
     texts = [texts] if isinstance(texts, str) else [*texts]
     pairs = [pairs] if isinstance(pairs, str) else None if pairs is None else [*pairs]
@@ -278,20 +278,20 @@ def _check_finite(logits: Logits) -> None:
 def load(
     folder: str | Path, *, threads: int = 0, compiled: bool = False, null_threshold: float | None = None
 ) -> Predictor:
-    """Load a fine-tuned torch model, or one written by `export` or `compress`, for predictions on the CPU.
+    """Load a fine-tuned torch model, or one written by `export` or `compress`, to predict on the CPU.
 
-    For an exported model, neither torch nor transformers is imported or needed.
+    An exported model needs neither torch nor transformers.
 
     Args:
-        folder: the model's folder; its files are checked against the hashes in its manifest, if it has one.
+        folder: the model's folder; if it has a manifest, its files are checked against the hashes in it.
         threads: threads per operation; 0 = the number of cores. With torch, this applies to the entire process.
         compiled: compile a torch model with torch.compile; the first prediction then takes about a minute.
         null_threshold: for a span model, replaces the threshold in its folder: the model gives no answer if “no answer”
-            scores higher than the best answer by more than this. 0 for a model trained elsewhere on SQuAD 2.
+            scores higher than the best answer by more than this. Use 0 for a model trained elsewhere on SQuAD 2.
 
     Raises:
-        UserError: there is no model, it is incomplete or differs from its manifest, it has no task head, or the library
-            that runs it is not installed; or a null threshold is given for another kind of model.
+        UserError: there is no model, it is incomplete or differs from its manifest, it has no task head, the library
+            that runs it is not installed, or a null threshold is given for another kind of model.
     """
     folder = Path(folder)
     config = exported_config(folder)
@@ -339,10 +339,10 @@ def _torch_predictor(folder: Path, *, threads: int, compiled: bool, null_thresho
 
 
 def _task_kind(folder: Path, head: str) -> Kind:
-    """The kind of task that a head is for.
+    """Return the kind of task that a head is for.
 
     Raises:
-        UserError: it is for none.
+        UserError: no kind of task uses this head.
     """
     if head == "masked-lm":
         fix = "fine-tune it on a task first"
@@ -353,10 +353,10 @@ def _task_kind(folder: Path, head: str) -> Kind:
 
 
 def _check_tags(folder: Path, kind: Kind, labels: Sequence[str]) -> None:
-    """Check that the outputs of a model that tags words are IOB tags.
+    """Check that the outputs of a token classification model are IOB tags.
 
     Raises:
-        UserError: one of them is called otherwise.
+        UserError: the name of an output is not an IOB tag.
     """
     odd = [name for name in labels if not is_tag(name)] if kind == "token-classification" else []
     if odd:
@@ -365,16 +365,16 @@ def _check_tags(folder: Path, kind: Kind, labels: Sequence[str]) -> None:
 
 
 def _label_thresholds(folder: Path, config: Any, kind: Kind, labels: int) -> NDArray[np.float64] | None:
-    """The thresholds in the config of a multi-label model.
+    """Return the thresholds in the config of a multi-label model.
 
     Raises:
-        UserError: they are not as many probabilities as it has labels.
+        UserError: they are not one probability for each label.
     """
     return stored_label_thresholds(config, str(folder), labels) if kind == "multi-label" else None
 
 
 def _null_threshold(folder: Path, config: Any, kind: Kind, given: float | None) -> float | None:
-    """The null threshold that is given, or else the one in the config of a span model.
+    """Return the given null threshold, or else the one in the config of a span model.
 
     Raises:
         UserError: one is given for another kind of model, or the one in the config is not a number.

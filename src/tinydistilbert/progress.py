@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
 
 
 def size_in_words(count: float) -> str:
-    """Bytes in words, in powers of 1,000."""
+    """Return a number of bytes in readable form, in powers of 1,000."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
@@ -88,13 +88,13 @@ def silence() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Print a line about progress that stays."""
+    """Print a permanent line about progress."""
     if not _is_silent:
         print(line, file=sys.stderr, flush=True)
 
 
 def _is_notebook() -> bool:
-    """Whether this process is the kernel of a notebook; a console of IPython is a terminal like others."""
+    """Whether this process is a notebook kernel; an IPython console counts as an ordinary terminal."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
@@ -108,7 +108,7 @@ def _is_for_bars() -> bool:
 
 
 def _remove_bar() -> None:
-    """Take the bar off the terminal, and show the cursor again."""
+    """Remove the bar from the terminal, and show the cursor again."""
     global _bar
     if _bar is not None:
         _bar.stop()
@@ -156,7 +156,7 @@ class Progress:
         self._display: Any = None
 
     def wants(self, step: int) -> bool:
-        """Whether it is time to show something after `step` steps; ask before fetching numbers from a device."""
+        """Whether it is time to update after `step` steps; check it before fetching numbers from a device."""
         wait = SECONDS_BETWEEN_CHANGES if self._is_for_display else SECONDS_BETWEEN_LINES
         wait = SECONDS_BETWEEN_UPDATES if self._is_for_bars else wait
         return not _is_silent and (step == self.steps or time.monotonic() - self.last >= wait)
@@ -199,7 +199,7 @@ class Progress:
             self._display.update(content, raw=True)
 
     def note(self, step: int, what: str, numbers: Mapping[str, float]) -> None:
-        """Print a line that stays, such as the losses on validation text after `step` steps."""
+        """Print a permanent line, such as the losses on validation text after `step` steps."""
         shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         say(f"{self.label}: step {step}/{self.steps}  {what}: {shown}")
 

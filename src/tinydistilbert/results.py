@@ -53,7 +53,7 @@ def environment() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Origin:
-    """The recipe that a measurement comes from."""
+    """The recipe behind a measurement."""
 
     recipe: str
     """Its name."""
@@ -70,7 +70,7 @@ class Measurement:
     """One number. Fields hold what every number needs; `details` what only some need (p50, threads, warnings)."""
 
     model: str
-    """Row of the tables: `teacher`, `student`, `student (D)` after a second distillation, `control`, `bert-base` …"""
+    """Row of the tables: `teacher`, `student`, `student (D)` (after a second distillation), `control`, `bert-base` …"""
     task: str
     """Name in `TASKS`, or `pretraining`, `size`, `latency`, `compare`, `compress`."""
     metric: str

@@ -1,4 +1,4 @@
-"""Every path and file name of a run and of an ablation."""
+"""Every path and file name of runs, ablations and sweeps."""
 
 import re
 import tomllib
@@ -9,13 +9,13 @@ from typing import Any
 from tinydistilbert.storage import atomic
 
 MEASUREMENTS = "measurements.jsonl"
-"""In the folder of a stage: what it measured."""
+"""In the folder of a stage: its measurements."""
 LOG = "log.jsonl"
 """In the folder of a training: a line for each step and each validation."""
 TRAINING_FACTS = "training.json"
 """In a fine-tuned model: the train examples used, of how many, and the steps and seconds of its training."""
 SAMPLES = "samples.jsonl"
-"""In a folder of scores: a few examples with the labels and the predictions."""
+"""In a folder of scores: a few examples with labels and predictions."""
 CARD = "README.md"
 """In a model's folder that may be shared: its card. No manifest lists it, because people write into it."""
 AUGMENTED_EXAMPLES = "examples.parquet"
@@ -28,13 +28,13 @@ _SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER = " (D)", "-d"
 
 
 def predictions_file(split: str | int) -> str:
-    """The file with the predictions on a split, or of a compressed variant by its number."""
+    """Return the name of the file with the predictions on a split, or of a compressed variant by its number."""
     slug = re.sub(r"\W+", "-", str(split)).strip("-")
     return f"predictions-{slug}.parquet"
 
 
 def row_folder(row: str) -> str:
-    """The folder name of a row of the tables: `student (D)` lies in `student-d`, other spaces are dashes too."""
+    """Return the folder name of a row of the tables: `student-d` for `student (D)`; spaces become dashes."""
     return row.replace(_SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER).replace(" ", "-")
 
 
@@ -42,10 +42,10 @@ def training_facts(model: Path) -> dict[str, Any]:
     """Return what `finetune` wrote about a model's training; empty for a model from elsewhere.
 
     Raises:
-        UserError: the file is not as it was written.
+        UserError: the file has changed since it was written.
     """
     has_facts = (model / TRAINING_FACTS).is_file()
-    if not has_facts and atomic.is_finished(model):  # lost, or never there
+    if not has_facts and atomic.is_finished(model):  # lost, or never written
         has_facts = TRAINING_FACTS in atomic.read_manifest(model, verify=False)["files"]
     if not has_facts:
         return {}
@@ -55,7 +55,7 @@ def training_facts(model: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class VariantFolder:
-    """The steps from a task model to one of its compressed variants, each in a finished folder."""
+    """The steps from a task model to one compressed variant, each in a finished folder."""
 
     path: Path
 
@@ -96,13 +96,13 @@ class VariantFolder:
 
 @dataclass(frozen=True)
 class CompressedFolder:
-    """What `compress` made of the model of one task."""
+    """The results of `compress` for the model of one task."""
 
     path: Path
 
     @property
     def best(self) -> Path:
-        """The variant that was chosen."""
+        """The chosen variant."""
         return self.path / "best"
 
     @property
@@ -116,11 +116,11 @@ class CompressedFolder:
         return self.path / "targets"
 
     def just_pruned(self) -> list[Path]:
-        """The pruned models as they were before recovery fine-tuning."""
+        """The pruned models before recovery fine-tuning."""
         return sorted(self.path.glob("*/cut"))
 
     def exported(self) -> list[Path]:
-        """Every exported form of every variant; the chosen one is in `best` too."""
+        """Every exported model of every variant; the chosen one is in `best` too."""
         models = (path for name in ("onnx/*.onnx", "model.onnx", "model.xml") for path in self.path.glob(f"*/*/{name}"))
         return sorted({self.path.joinpath(*path.relative_to(self.path).parts[:2]) for path in models})
 
@@ -137,12 +137,12 @@ class RunFolder:
 
     @property
     def recipe(self) -> Path:
-        """The recipe as it ran."""
+        """The recipe of the run, as it ran."""
         return self.path / "recipe.toml"
 
     @property
     def inputs(self) -> Path:
-        """Fingerprints of data and local models, and revisions of hub models, that the run was begun with."""
+        """Fingerprints of the data and local models, and revisions of the hub models, with which the run began."""
         return self.path / "inputs.json"
 
     @property
@@ -167,7 +167,7 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The page."""
+        """The report page."""
         return self.path / "report.html"
 
     @property
@@ -182,7 +182,7 @@ class RunFolder:
 
     @property
     def control(self) -> Path:
-        """The same cut as the student, not distilled."""
+        """The control: layers cut as for the student, not distilled."""
         return self.path / "control"
 
     @property
@@ -205,26 +205,26 @@ class RunFolder:
         return self.path / name
 
     def task(self, task: str) -> Path:
-        """Everything of one task."""
+        """The folder of everything that belongs to one task."""
         return self.path / "tasks" / task
 
     def task_model(self, task: str, row: str, seed: int) -> Path:
-        """A fine-tuned model."""
+        """The folder of a fine-tuned model."""
         return self._seed(task, row, seed) / "model"
 
     def scores(self, task: str, row: str, seed: int) -> Path:
-        """Predictions and measurements of a task model."""
+        """The folder with predictions and measurements of a task model."""
         return self._seed(task, row, seed) / "scores"
 
     def _seed(self, task: str, row: str, seed: int) -> Path:
         return self.task(task) / row_folder(row) / f"seed-{seed}"
 
     def scores_of_seeds(self, task: str, row: str) -> list[Path]:
-        """The folders of scores that a row has on a task, finished or not."""
+        """The score folders of a row on a task, finished or not."""
         return sorted((self.task(task) / row_folder(row)).glob("seed-*/scores"))
 
     def all_scores(self) -> list[Path]:
-        """Every folder of scores; unfinished ones have another name, so one without a manifest is damaged."""
+        """Every score folder; unfinished ones have another name, so a folder without a manifest is damaged."""
         return sorted(self.path.glob("tasks/*/*/seed-*/scores"))
 
     def all_task_models(self) -> list[Path]:
@@ -244,7 +244,7 @@ class RunFolder:
         return self.task(task) / "targets"
 
     def cut_teacher(self, task: str) -> Path:
-        """The layers of the task's fine-tuned teacher from which its second distillations start."""
+        """The layers of the task's fine-tuned teacher from which second distillations start."""
         return self.task(task) / "cut-teacher"
 
     def compressed(self, task: str) -> CompressedFolder:
@@ -260,7 +260,7 @@ class AblationFolder:
 
     @property
     def recipe(self) -> Path:
-        """The recipe that all rows are variations of."""
+        """The recipe that all rows vary."""
         return self.path / "ablation.toml"
 
     @property
@@ -270,7 +270,7 @@ class AblationFolder:
 
     @property
     def report(self) -> Path:
-        """The page."""
+        """The report page."""
         return self.path / "report.html"
 
     @property
@@ -280,7 +280,7 @@ class AblationFolder:
 
     @property
     def references(self) -> RunFolder:
-        """The run with what all rows share: the teacher, and scores of the teacher and of the control."""
+        """The run with what all rows share: the teacher, and the scores of the teacher and the control."""
         return RunFolder(self.path / "base")
 
     def row(self, name: str, seed: int) -> RunFolder:
@@ -296,17 +296,17 @@ class SweepFolder:
 
     @property
     def recipe(self) -> Path:
-        """The recipe that all trials are variations of."""
+        """The recipe that all trials vary."""
         return self.path / "sweep.toml"
 
     @property
     def space(self) -> Path:
-        """The settings that are tried, in words."""
+        """The search space, in words."""
         return self.path / "space.txt"
 
     @property
     def journal(self) -> Path:
-        """Optuna's record of the trials, where no other storage was named."""
+        """Optuna's record of the trials, if no other storage was named."""
         return self.path / "trials.log"
 
     @property
@@ -316,7 +316,7 @@ class SweepFolder:
 
     @property
     def report(self) -> Path:
-        """The page."""
+        """The report page."""
         return self.path / "report.html"
 
     @property
@@ -334,12 +334,12 @@ class SweepFolder:
         return RunFolder(self.path / "trials" / f"{number:04d}")
 
     def lock(self, number: int) -> Path:
-        """Held by the process that works on a trial."""
+        """The lock of the process that works on a trial."""
         return self.path / "trials" / f"{number:04d}.lock"
 
 
 def run_of_task_model(model: Path) -> tuple[RunFolder, str, str] | None:
-    """Run, task and row of a model that lies at RUN/tasks/TASK/ROW/seed-N/model; None where it does not."""
+    """Return run, task and row of a model at RUN/tasks/TASK/ROW/seed-N/model; None for any other path."""
     parts = model.absolute().parts
     if len(parts) < 6 or parts[-5] != "tasks":
         return None

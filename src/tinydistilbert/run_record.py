@@ -13,9 +13,9 @@ from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
 
 _MODEL = "model "
-"""Begins the names of hub models in `inputs.json`."""
+"""Prefix of the names of hub models in `inputs.json`."""
 _FILE = "file "
-"""Begins the paths of files of local models in `inputs.json`."""
+"""Prefix of the paths of local models' files in `inputs.json`."""
 _PRECISION = "precision"
 MAY_DIFFER = ("device", "data", "finetune.keep", "teacher.sharding")
 """Keys of the recipe that do not change what a run computes, so they may differ from one command to the next."""
@@ -25,7 +25,7 @@ def is_begun(run: RunFolder, recipe: Recipe) -> bool:
     """Whether the folder holds a run of this recipe; if not, it is new or empty.
 
     Raises:
-        UserError: it belongs to another recipe or to something else.
+        UserError: the folder belongs to another recipe or to something else.
     """
     try:
         has_recipe = run.recipe.is_file()
@@ -51,10 +51,10 @@ def _check_same_recipe(run: RunFolder, recipe: Recipe) -> None:
 
 
 def keep_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
-    """Keep the fingerprint of data that the run reads; `name` says which.
+    """Store the fingerprint of data that the run reads, under `name`.
 
     Raises:
-        UserError: the run was begun with other data.
+        UserError: the run began with other data.
     """
     check_fingerprint(run, name, fingerprint)
     stored = _inputs(run)
@@ -66,7 +66,7 @@ def check_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
     """Compare the fingerprint of data with the one that is kept, if there is one.
 
     Raises:
-        UserError: the run was begun with other data.
+        UserError: the run began with other data.
     """
     before = _inputs(run).get(name, fingerprint)
     if before != fingerprint:
@@ -76,23 +76,23 @@ def check_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
 
 
 def kept_fingerprints(run: RunFolder) -> dict[str, str]:
-    """The fingerprints of the data that the run was begun with, by name.
+    """Return the fingerprints of the data that the run began with, by name.
 
     Raises:
-        UserError: the file that keeps them is damaged.
+        UserError: the file that stores them is damaged.
     """
     return {name: kept for name, kept in _inputs(run).items() if not name.startswith((_MODEL, _FILE))}
 
 
 def kept_notices(run: RunFolder) -> list[str]:
-    """The notices of the commands that ran in the folder, without repetitions."""
+    """Return the notices of the commands that ran in the folder, without duplicates."""
     if not run.notices.is_file():
         return []
     return run.notices.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def keep_notices(run: RunFolder, lines: Sequence[str]) -> None:
-    """Keep further notices for the page."""
+    """Store further notices for the page."""
     kept = kept_notices(run)
     every = list(dict.fromkeys([*kept, *lines]))
     if len(every) > len(kept):
@@ -100,7 +100,7 @@ def keep_notices(run: RunFolder, lines: Sequence[str]) -> None:
 
 
 def keep_lost(run: RunFolder, lost: Mapping[str, str]) -> None:
-    """Keep for the page which task models could not be made, and why; none = forget those of an earlier command."""
+    """Store for the page which task models failed, and why; an empty mapping deletes those of an earlier command."""
     if lost:
         atomic.write_json(run.lost, dict(lost))
     else:
@@ -108,7 +108,7 @@ def keep_lost(run: RunFolder, lost: Mapping[str, str]) -> None:
 
 
 def kept_lost(run: RunFolder) -> dict[str, str]:
-    """What `keep_lost` kept."""
+    """Return what `keep_lost` stored."""
     return dict(atomic.read_json(run.lost)) if run.lost.is_file() else {}
 
 
@@ -116,13 +116,13 @@ def kept_revisions(run: RunFolder) -> dict[str, str]:
     """The commits of the hub models for which the recipe names none, by model name.
 
     Raises:
-        UserError: the file that keeps them is damaged.
+        UserError: the file that stores them is damaged.
     """
     return {key.removeprefix(_MODEL): commit for key, commit in _inputs(run).items() if key.startswith(_MODEL)}
 
 
 def keep_revisions(run: RunFolder, commits: Mapping[str, str]) -> None:
-    """Keep the commits of hub models; those that are kept already stay."""
+    """Store the commits of hub models; those already stored stay."""
     stored = _inputs(run)
     new = {_MODEL + name: commit for name, commit in commits.items()} | stored
     if new != stored:
@@ -130,12 +130,12 @@ def keep_revisions(run: RunFolder, commits: Mapping[str, str]) -> None:
 
 
 def begun_in(run: RunFolder) -> str | None:
-    """The precision of matrix products that the run was begun in; None if it is new.
+    """Return the precision of matrix products with which the run began; None if it is new.
 
     `auto` for a run that was begun by a version that kept none.
 
     Raises:
-        UserError: the file that keeps it is damaged.
+        UserError: the file that stores it is damaged.
     """
     stored = _inputs(run)
     return stored.get(_PRECISION, "auto" if stored else None)
@@ -164,7 +164,7 @@ def kept_model_files(run: RunFolder) -> dict[str, dict[str, str]]:
     """The hashes of the files of local models that the run was begun with, by folder (as in the recipe) and file name.
 
     Raises:
-        UserError: the file that keeps them is damaged.
+        UserError: the file that stores them is damaged.
     """
     folders: dict[str, dict[str, str]] = {}
     for key, digest in _inputs(run).items():
@@ -175,7 +175,7 @@ def kept_model_files(run: RunFolder) -> dict[str, dict[str, str]]:
 
 
 def keep_model_files(run: RunFolder, folders: Mapping[str, Mapping[str, str]]) -> None:
-    """Keep the hashes of the files of local models; folders that are kept already stay as they are."""
+    """Store the hashes of the files of local models; folders already stored stay unchanged."""
     kept, stored = kept_model_files(run), _inputs(run)
     new = {
         f"{_FILE}{folder}/{name}": digest

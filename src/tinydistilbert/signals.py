@@ -1,10 +1,10 @@
-"""Requests to stop: SIGINT and SIGTERM. The first stops the program in good order, the second at once.
+"""Stop requests: SIGINT and SIGTERM. The first stops the program cleanly, the second at once.
 
 Under a launcher of several processes, the second has no effect: with Ctrl-C each process gets one from the terminal and
 one from the launcher, and the launcher itself ends processes that take too long.
 
-Outside of a training nothing is lost by stopping at any moment, since only finished folders count: the request is
-raised as KeyboardInterrupt (`handled`). A training finishes its step and saves a checkpoint first (`deferred`).
+Outside of training, stopping at any moment loses nothing, since only finished folders count: the request is raised as
+KeyboardInterrupt (`handled`). Training first finishes its step and saves a checkpoint (`deferred`).
 """
 
 import os
@@ -32,7 +32,7 @@ LATER = 0.01
 
 
 class Requests:
-    """The requests that have been received; true when there is one."""
+    """The received stop requests; true if there is one."""
 
     def __init__(self) -> None:
         self._numbers: list[int] = []
@@ -62,7 +62,7 @@ class Requests:
 
     @contextmanager
     def raised(self) -> Iterator[None]:
-        """Raise a request as KeyboardInterrupt in the body; one that was received before is raised at its beginning."""
+        """Raise a request as KeyboardInterrupt in the body; an earlier request is raised at the start of the body."""
         self._is_raised = True
         try:
             if self:
@@ -81,7 +81,7 @@ class Requests:
 
 
 def _is_finalizing(frame: FrameType | None) -> bool:
-    """Whether what was interrupted is the `__del__` of an object, or was called by one."""
+    """Whether the signal interrupted the `__del__` of an object, or code called by it."""
     while frame is not None:
         if frame.f_code.co_name == "__del__":
             return True

@@ -1,1 +1,1 @@
-"""Smaller and faster variants of a fine-tuned model: each made from a model's folder in a new folder."""
+"""Smaller and faster variants of a fine-tuned model, each made from a model folder in a new folder."""

@@ -1,4 +1,4 @@
-"""What all variants of one task model are made from, and how any of them is run."""
+"""The shared inputs of all variants of one task model, and how to run a variant."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,50 +30,51 @@ from tinydistilbert.training.device import Compute
 
 @dataclass
 class Tokenized:
-    """A tokenizer, and what it has made of examples."""
+    """A tokenizer, and the features it has made from examples."""
 
     tokenizer: PreTrainedTokenizerFast
     features: dict[int, tuple[Examples, Features]] = field(default_factory=dict)
-    """By the examples' `id`, which is no other object's as long as they are kept here."""
+    """By the examples' `id`, which is unique while they are kept here."""
 
 
 @dataclass(frozen=True)
 class VariantBuilder:
-    """What the variants of one task model are made from; examples are loaded when they are first read."""
+    """The inputs of all variants of one task model; examples are loaded on first use."""
 
     recipe: Recipe
     task: Task
     model: Path
-    """The fine-tuned model, in a Hugging Face folder."""
+    """Folder of the fine-tuned model, in Hugging Face format."""
     teachers: tuple[Path, ...]
-    """Of recovery fine-tuning; none = the model itself."""
+    """Teachers of recovery fine-tuning; empty = the model itself."""
     row: str
-    """Of the model, in the tables."""
+    """Row of the model in the tables."""
     folder: CompressedFolder
     device: torch.device
     log: Callable[[str], None]
     compute: Callable[[], Compute]
-    """How models are trained; asked for when one is: not every machine computes as the run was begun."""
+    """Returns how models are trained; called only for a training: not every machine can compute as the run began."""
     sources: MadeFrom
-    """What every folder of the variants is made from."""
+    """What every variant folder is made from."""
     tokenized: dict[tuple[str, ...], Tokenized] = field(default_factory=dict, compare=False, repr=False)
-    """By the hashes of a tokenizer's files: nearly all variants have the same one, and read the same examples."""
+    """By the hashes of a tokenizer's files: nearly all variants have the same tokenizer and read the same examples."""
 
     @cached_property
     def recovery_recipe(self) -> Recipe:
-        """The recipe of recovery fine-tuning: with its epochs, and with what is held out to choose by."""
+        """The recipe of recovery fine-tuning, with its epochs and the hold-out by which variants are chosen."""
         compress, task = self.recipe.compress, self.task.name
         finetune = self.recipe.finetune
         train = recipe_examples(self.recipe, self.task, self.task.train)
         different = train.total if self.task.is_synthetic else len(set(train.keys))
-        a_tenth = max(1, different // 10, min(len(train.task.labels), different // 2))  # one of each class, if need be
+        a_tenth = max(1, different // 10, min(len(train.task.labels), different // 2))  # one of each class, if possible
         of_task = finetune.settings(task)
-        # What compares attention needs all heads on both sides, and stages of their own more epochs.
+        # Attention losses need all heads on both sides; separate stages would need more epochs.
         distillation = replace(
             of_task.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0,
             intermediate_learning_rate=None, epochs=None, learning_rate=None, final_examples="all",
         )  # fmt: skip
-        # What the fine-tunings held out to choose an epoch by is new to the unpruned model too; a tenth again.
+        # If fine-tuning held out examples to choose an epoch, the unpruned model has not seen them either: a tenth
+        # again.
         is_held_out = of_task.select == "heldout"
         settings = replace(
             of_task, distillation=distillation, epochs=compress.recovery_epochs, min_steps=0, select="fixed",
@@ -92,17 +93,17 @@ class VariantBuilder:
 
     @property
     def teacher(self) -> Path | None:
-        """The model whose score is to be kept; None where there is none beside the model itself."""
+        """The model whose score is to be kept; None if the model is its own teacher."""
         return next((teacher for teacher in self.teachers if teacher != self.model), None)
 
     @cached_property
     def recovery_examples(self) -> Examples:
-        """What pruned models are trained on."""
+        """The train examples of pruned models."""
         return training_examples(self.recovery_recipe, self.task, augmented=None, soft=True)[0]
 
     @cached_property
     def max_length(self) -> int:
-        """Longest input in tokens."""
+        """Maximum input length in tokens."""
         finetune = self.recipe.finetune
         if self.recipe.compress.model:
             return length_for(finetune, self.task, self.model)
@@ -110,10 +111,10 @@ class VariantBuilder:
 
 
 def make_folder(builder: VariantBuilder, path: Path, title: str, make: Callable[[Path], None]) -> Path:
-    """Make one folder, unless it is finished; gives its path.
+    """Make one folder, unless it is finished; return its path.
 
     Raises:
-        UserError: it was made from, or begun with, something else than the builder's sources.
+        UserError: it was made or begun from something other than the builder's sources.
     """
     if atomic.is_finished(path):
         made_from.check(path, builder.sources)
@@ -126,7 +127,7 @@ def make_folder(builder: VariantBuilder, path: Path, title: str, make: Callable[
 
 
 def encoded(builder: VariantBuilder, examples: Examples, folder: Path) -> Features:
-    """The examples as inputs of a variant: one with a trimmed vocabulary has a tokenizer of its own."""
+    """Return the examples as inputs of a variant: a variant with a trimmed vocabulary has another tokenizer."""
     by = _tokenized(builder, folder)
     if id(examples) not in by.features:
         by.features[id(examples)] = examples, encode(examples, by.tokenizer, builder.max_length)
@@ -142,7 +143,7 @@ def _tokenized(builder: VariantBuilder, folder: Path) -> Tokenized:
 
 
 def runtime_of(builder: VariantBuilder, folder: Path, *, threads: int = 0) -> Runtime:
-    """A variant, ready to predict; `threads` = 0: on the run's device, with as many cores as there are."""
+    """Return a variant ready to predict; `threads` = 0: on the run's device, with all cores."""
     if exported_facts(folder):
         return open_exported(folder, threads=threads)
     task = builder.recovery_examples.task
@@ -152,13 +153,13 @@ def runtime_of(builder: VariantBuilder, folder: Path, *, threads: int = 0) -> Ru
 
 
 def logits_of(builder: VariantBuilder, folder: Path, features: Features) -> Logits:
-    """The logits of a variant, computed on as many cores as there are."""
+    """Return the logits of a variant, computed with all cores."""
     pad = pad_token_id(builder, folder)
     return predict(runtime_of(builder, folder), features, pad_token_id=pad, device=builder.device)
 
 
 def held_out_score(builder: VariantBuilder, folder: Path) -> float:
-    """The headline metric of a variant on the held-out examples."""
+    """Return the headline metric of a variant on the held-out examples."""
     features = encoded(builder, builder.held_out, folder)
     logits = logits_of(builder, folder, features)
     return headline_score(
@@ -167,18 +168,18 @@ def held_out_score(builder: VariantBuilder, folder: Path) -> float:
 
 
 def held_out_predictions(builder: VariantBuilder, folder: Path) -> Predictions:
-    """What a variant, or the teacher, answers to the held-out examples."""
+    """Return the predictions of a variant, or of the teacher, on the held-out examples."""
     features = encoded(builder, builder.held_out, folder)
     threshold = threshold_for(load_config(folder), builder.held_out)
     return read_predictions(builder.held_out, features, logits_of(builder, folder, features), threshold=threshold)
 
 
 def pad_token_id(builder: VariantBuilder, folder: Path) -> int:
-    """Of the tokenizer in a model folder."""
+    """Return the padding token of the tokenizer in a model folder."""
     return int(_tokenized(builder, folder).tokenizer.pad_token_id)
 
 
 def single_inputs(features: Features, indices: Sequence[int] | NDArray[np.int64], pad: int) -> list[ModelInputs]:
-    """The inputs of some features, each a batch of its own."""
+    """Return the inputs of some features, each as a separate batch."""
     batches = (collate(features, [index], pad, token_types=True) for index in indices)
     return [{name: batch[name].numpy() for name in INPUTS} for batch in batches]

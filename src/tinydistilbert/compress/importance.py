@@ -1,7 +1,7 @@
-"""How much each attention head, feed-forward neuron and layer matters to a task, by the first derivative of its loss.
+"""Importance of each attention head, feed-forward neuron and layer for a task, by the first derivative of its loss.
 
-What a head or a neuron writes is multiplied by a mask of one; the derivative of the loss by that mask is, to first
-order, the change of the loss when the mask becomes zero, which is when the head or the neuron is gone (Molchanov et al.
+The output of a head or neuron is multiplied by a mask of one. The derivative of the loss by this mask is, to first
+order, the change of the loss when the mask becomes zero, that is, when the head or neuron is removed (Molchanov et al.
 2017, arXiv 1611.06440, section 2.2; Michel et al. 2019, arXiv 1905.10650, section 4.1).
 """
 
@@ -28,22 +28,22 @@ from tinydistilbert.tasks.inference import batches_by_length
 from tinydistilbert.training.job import Batch
 
 TOKENS_A_BATCH = 2048
-"""Of the batches that importance is estimated from."""
+"""Tokens per batch in estimating importance."""
 
 Loss = Callable[[PreTrainedModel, Batch], Tensor]
-"""The mean over a batch's examples of a loss that depends on each of them alone."""
+"""The mean over a batch of a loss computed for each example separately."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """How much the loss changes to first order, in the mean over examples; on the CPU."""
+    """The first-order change of the loss, averaged over examples; on the CPU."""
 
     heads: list[Float[Tensor, " _"]]
-    """Of each layer's heads, lowest layer first."""
+    """Importance of each layer's heads, lowest layer first."""
     neurons: list[Float[Tensor, " _"]]
-    """Of each layer's feed-forward neurons."""
+    """Importance of each layer's feed-forward neurons."""
     layers: Float[Tensor, " layers"]
-    """Of each layer as a whole: what it adds to its input."""
+    """Importance of each whole layer: of what it adds to its input."""
 
 
 @contextmanager
@@ -51,13 +51,13 @@ def masked(
     model: PreTrainedModel, heads: Sequence[Float[Tensor, "batch _"]],
     neurons: Sequence[Float[Tensor, "batch _"]], layers: Sequence[Float[Tensor, " batch"]] = (),
 ) -> Iterator[None]:  # fmt: skip
-    """Inside the `with`, what heads, neurons and layers write is multiplied by masks; gradients reach the masks.
+    """In the body, multiply the outputs of heads, neurons and layers by masks; gradients reach the masks.
 
     Args:
-        model: of a family that can be pruned; it may be pruned already.
+        model: a model of a prunable family, possibly already pruned.
         heads: a mask for each layer; its batch may be 1.
-        neurons: the same for the neurons.
-        layers: the same for what the layers add to their inputs; nothing = all of it.
+        neurons: the same for neurons.
+        layers: the same for what the layers add to their inputs; empty = no masks.
     """
     with ExitStack() as hooks:
         for parts, head_mask, neuron_mask in zip(parts_of(model), heads, neurons, strict=True):
@@ -79,8 +79,8 @@ def _scaled(mask: Tensor, size: int) -> Callable[..., tuple[Tensor]]:
 def _partly(mask: Tensor) -> Callable[..., Tensor]:
     def hook(_module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Tensor) -> Tensor:
         entered = inputs[0] if inputs else keywords["hidden_states"]
-        added = output - entered[:, : output.shape[1]]  # of the last layer perhaps the first token only
-        scaled: Tensor = output + (mask[:, None, None] - 1) * added  # exactly the output where the mask is one
+        added = output - entered[:, : output.shape[1]]  # in the last layer perhaps only the first token
+        scaled: Tensor = output + (mask[:, None, None] - 1) * added  # exactly the output if the mask is one
         return scaled
 
     return hook
@@ -89,7 +89,7 @@ def _partly(mask: Tensor) -> Callable[..., Tensor]:
 def mask_gradients(
     model: PreTrainedModel, batch: Batch, loss: Loss
 ) -> tuple[list[Float[Tensor, "batch _"]], list[Float[Tensor, "batch _"]], list[Float[Tensor, " batch"]]]:
-    """For each layer, the derivatives of each example's loss by the masks of heads, neurons and the layer."""
+    """Return, by layer, the derivatives of each example's loss by the masks of heads, neurons and the layer."""
     layers, size = parts_of(model), len(batch["input_ids"])
     device = layers[0].query.weight.device
     widths = [[layer.heads for layer in layers], [layer.neurons for layer in layers]]
@@ -103,16 +103,16 @@ def mask_gradients(
 
 
 def head_and_neuron_importance(model: PreTrainedModel, batches: Iterable[Batch], loss: Loss) -> Importance:
-    """The mean size of the derivatives over the examples of all batches, without dropout.
+    """Return the mean absolute value of the derivatives over the examples of all batches, without dropout.
 
-    Sizes are taken example by example, so that examples which pull in opposite directions do not cancel (Michel et al.
-    2019, section 4.1). For regression it is the size of the mean, where they do: measured in
-    docs/decisions/0018-pruning.md. The model is left as it was.
+    Absolute values are taken per example, so that examples with opposite signs do not cancel (Michel et al. 2019,
+    section 4.1). For regression it is the absolute value of the mean, where they do cancel: measured in
+    docs/decisions/0018-pruning.md. The model is left unchanged.
 
     Args:
-        model: a task model of a family that can be pruned; it may be pruned already.
-        batches: train examples, with all that `loss` reads; a few hundred examples are enough.
-        loss: of the task, from labels or from a teacher.
+        model: a task model of a prunable family, possibly already pruned.
+        batches: train examples, with everything that `loss` reads; a few hundred examples are enough.
+        loss: the task's loss, from labels or from a teacher.
     """
     was_training, examples = model.training, 0
     signs_cancel = model.config.problem_type == "regression"
@@ -135,14 +135,14 @@ def head_and_neuron_importance(model: PreTrainedModel, batches: Iterable[Batch],
 def importance_on(
     model: PreTrainedModel, features: Features, rows: NDArray[np.int64], kind: Kind, pad_token_id: int
 ) -> Importance:
-    """The importance of the parts of a task model for its task, by the labels of some inputs.
+    """Return the importance of the parts of a task model for its task, by the labels of some inputs.
 
     Args:
-        model: as `head_and_neuron_importance`.
+        model: as in `head_and_neuron_importance`.
         features: inputs with labels.
-        rows: which of them are read.
-        kind: of the task.
-        pad_token_id: of the model's tokenizer.
+        rows: which inputs to read.
+        kind: task kind.
+        pad_token_id: padding token of the model's tokenizer.
     """
     objective, student = TaskLoss(kind), ProjectedStudent(model)
     batches = (

@@ -1,4 +1,4 @@
-"""How good, how fast and how large variants are, and which of them is kept."""
+"""Scores, latencies and sizes of variants, and which variant is kept."""
 
 import math
 from collections.abc import Sequence
@@ -28,32 +28,32 @@ from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features
 
 QUICK_INPUTS, QUICK_ROUNDS = 40, 2
-"""By which a variant is compared with a target before the next is made."""
+"""Inputs and rounds by which a variant is compared with a target before the next one is made."""
 TEACHER = "teacher, torch"
-"""The name of the teacher among the times."""
+"""Name of the teacher in the times."""
 ROUNDS = 5
-"""In which all variants are timed side by side."""
+"""Rounds in which all variants are timed side by side."""
 Times = dict[str, list[list[float]]]
-"""Seconds of single inputs, by the name of the variant and round."""
+"""Seconds of single inputs, by variant name and round."""
 
 
 @dataclass(frozen=True)
 class MeasuredVariant:
-    """A variant with what it is chosen by."""
+    """A variant with the measurements by which it is chosen."""
 
     variant: Variant
     held_out: float
-    """Headline metric on the examples that choose."""
+    """Headline metric on the held-out examples."""
     milliseconds: float
-    """Median of one input on one core."""
+    """Median time of one input on one core."""
     size: int
     """Bytes of the model file."""
     operations: float
-    """Of an input of mean length; of int8 variants they are integer ones."""
+    """Operations for an input of mean length; in int8 variants, integer operations."""
     parameters: int
 
     def _by_target(self, settings: Compress) -> list[tuple[str, float, str]]:
-        """For each target its value, what was reached as a multiple of it, and that in words."""
+        """Return each target, the reached value as a multiple of it, and the reached value in words."""
         reached = (
             (settings.target_latency, self.milliseconds, f"{self.milliseconds:.2f} ms"),
             (settings.target_size, self.size, f"{self.size / 1e6:.1f} MB"),
@@ -62,35 +62,35 @@ class MeasuredVariant:
         return [(target, value / quantity(target), shown) for target, value, shown in reached]
 
     def misses(self, settings: Compress) -> list[str]:
-        """Targets of time and size that it does not reach, in words."""
+        """Return the targets that it does not reach, in words."""
         return [f"{shown} instead of {target}" for target, times, shown in self._by_target(settings) if times > 1]
 
     def excess(self, settings: Compress) -> float:
-        """The target that it misses most: how many times too much."""
+        """Return by what factor it misses its worst target."""
         return max(times for _, times, _ in self._by_target(settings))
 
 
 def has_target(settings: Compress) -> bool:
-    """Whether the recipe says how fast or small the model has to become."""
+    """Whether the recipe sets a target for latency, size or operations."""
     return bool(settings.target_latency or settings.target_size or settings.target_operations)
 
 
 @dataclass(frozen=True)
 class Bar:
-    """The score on the held-out examples that a variant has to have."""
+    """The score that a variant must reach on the held-out examples."""
 
     score: float
     teacher: float = math.nan
-    """The teacher's score on them, and the majority's, where the bar is a share of what lies between."""
+    """The teacher's score and the majority baseline's, if the bar is a share of the difference between them."""
     majority: float = math.nan
 
     def kept(self, one: MeasuredVariant) -> float:
-        """Share of the teacher's score above the majority that a variant has; NaN where there is no such share."""
+        """Return the share of the teacher's score above the majority that a variant keeps; NaN if it is undefined."""
         above = self.teacher - self.majority
         return (one.held_out - self.majority) / above if above > 0 else math.nan
 
     def misses(self, one: MeasuredVariant, settings: Compress) -> list[str]:
-        """What a variant misses of `min_kept`, in words."""
+        """Return how a variant misses `min_kept`, in words."""
         if not settings.min_kept:
             return []
         if not self.teacher > self.majority:
@@ -101,7 +101,7 @@ class Bar:
 
 
 def bar_for(builder: VariantBuilder, measured: Sequence[MeasuredVariant]) -> Bar:
-    """What the variants' scores are compared with: the first's less `max_loss`, or with `min_kept` the teacher's."""
+    """Return the bar: the first variant's score minus `max_loss`, or with `min_kept` a share of the teacher's score."""
     settings = builder.recipe.compress
     if not settings.min_kept:
         return Bar(measured[0].held_out - settings.max_loss / 100)
@@ -111,12 +111,11 @@ def bar_for(builder: VariantBuilder, measured: Sequence[MeasuredVariant]) -> Bar
 
 
 def best_variant(measured: Sequence[MeasuredVariant], settings: Compress, bar: Bar) -> MeasuredVariant:
-    """The variant to keep: with targets the first that reaches them all, else the fastest that reaches the bar.
+    """Return the variant to keep: the first to reach targets and bar, or without targets the fastest at the bar.
 
-    With `min_kept` it is the smallest of those that reach both.
-    A variant below the bar is taken only where no other reaches the targets: with `min_kept` the best of those that
-    do, else the first. Where none reaches the targets it is the one that comes nearest. The first, the model as it was,
-    is only what the others are compared with, if there are others.
+    With `min_kept`, it is the smallest one that reaches both. A variant below the bar is taken only if no other reaches
+    the targets: with `min_kept` the best one that does, else the first. If none reaches the targets, it is the closest
+    one. The first variant, the unchanged model, is only the reference for the others, unless it is the only one.
     """
     others = measured[1:] or measured
     within = [one for one in others if one.held_out >= bar.score]
@@ -133,10 +132,10 @@ def best_variant(measured: Sequence[MeasuredVariant], settings: Compress, bar: B
 
 
 def measured_variants(builder: VariantBuilder, validation: Examples) -> list[MeasuredVariant]:
-    """The variants down to the one that reaches the targets, each with its first measurements.
+    """Return the variants down to the one that reaches the targets, each with its first measurements.
 
     Raises:
-        UserError: the model itself cannot be exported. A later variant that cannot be made is the end of the list.
+        UserError: the model itself cannot be exported. A later variant that cannot be made ends the list.
     """
     settings, measured = builder.recipe.compress, list[MeasuredVariant]()
     try:
@@ -150,7 +149,7 @@ def measured_variants(builder: VariantBuilder, validation: Examples) -> list[Mea
     except UserError as error:
         if len(measured) < 2:
             raise
-        builder.log(f"  no smaller variant: {error}")  # what was made is worth keeping
+        builder.log(f"  no smaller variant: {error}")  # keep what was made
     return measured
 
 
@@ -176,7 +175,7 @@ def _log(builder: VariantBuilder, measured: MeasuredVariant, first: MeasuredVari
 def timed_side_by_side(
     builder: VariantBuilder, measured: Sequence[MeasuredVariant], validation: Examples
 ) -> tuple[list[MeasuredVariant], Times]:
-    """The variants with the times that the table shows, and every single time, the teacher's too."""
+    """Return the variants with the times that the table shows, and all single times, including the teacher's."""
     examples = builder.recipe.compress.timed_examples
     teacher = [Variant(TEACHER, builder.teacher, builder.teacher)] if builder.teacher else []
     times = _times(builder, [*(one.variant for one in measured), *teacher], validation, examples, rounds=ROUNDS)
@@ -186,7 +185,7 @@ def timed_side_by_side(
 def _times(
     builder: VariantBuilder, timed_variants: Sequence[Variant], validation: Examples, examples: int, rounds: int
 ) -> Times:
-    """Seconds of single validation inputs, by variant and round, in turns on one core."""
+    """Return the seconds of single validation inputs, by variant and round, timed in turns on one core."""
     timed: dict[str, Timed] = {}
     slices: list[list[int]] = []
     for variant in timed_variants:

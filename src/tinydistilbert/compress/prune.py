@@ -1,7 +1,7 @@
-"""Structured pruning: the heads and neurons that matter least for their cost leave a model, and whole layers too.
+"""Structured pruning: removes the heads and neurons with the least importance for their cost, and whole layers.
 
-What is left gives the same output as the whole model with the others masked to zero. What was lost is learned again by
-an ordinary fine-tuning of the smaller model, with the large one as its teacher.
+The pruned model has the same output as the whole model with the removed parts masked to zero. An ordinary fine-tuning
+of the smaller model, with the large one as teacher, recovers what was lost.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +21,14 @@ from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.pruned import Parts, parts_of
 
 GROUP = 8
-"""Neurons leave a layer in groups of so many, because matrix kernels are fastest at multiples of it."""
+"""Neurons are removed in groups of this size, because matrix kernels are fastest at multiples of it."""
 LENGTH = 128
-"""Tokens of the input whose operations `target_flops` counts by default."""
+"""Default length of the input whose operations `target_flops` counts."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What is left of each layer, counted from 0 among what it had."""
+    """The kept parts of each layer, numbered from 0 among its original ones."""
 
     heads: tuple[tuple[int, ...], ...]
     neurons: tuple[tuple[int, ...], ...]
@@ -36,7 +36,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class _Unit:
-    """A head, or a group of neurons."""
+    """A head or a group of neurons."""
 
     kind: str
     layer: int
@@ -44,11 +44,11 @@ class _Unit:
     importance: float
     cost: float
     is_first: bool
-    """The most important of its kind in its layer, which always stays."""
+    """Whether it is the most important of its kind in its layer, which always stays."""
 
 
 def layer_operations(model: PreTrainedModel, length: int) -> int:
-    """Operations of the encoder's layers for one input of `length` tokens: matrices and attention's two products."""
+    """Return the operations of the encoder layers for `length` tokens: matrices and the two products of attention."""
     return sum(
         layer.heads * head + layer.neurons * neuron
         for layer in parts_of(model)
@@ -57,18 +57,18 @@ def layer_operations(model: PreTrainedModel, length: int) -> int:
 
 
 def _operations(layer: Parts, length: int) -> tuple[int, int]:
-    """Of a head and of a neuron."""
+    """Return the operations of a head and of a neuron."""
     head = 8 * length * layer.hidden * layer.head_size + 4 * length**2 * layer.head_size
     return head, 4 * length * layer.hidden
 
 
 def _weights(layer: Parts) -> tuple[int, int]:
-    """In the matrices of a head and of a neuron."""
+    """Return the number of matrix weights of a head and of a neuron."""
     return 4 * layer.hidden * layer.head_size, 2 * layer.hidden
 
 
 def _parameters(layer: Parts) -> tuple[int, int]:
-    """Of a head and of a neuron: weights and the biases that go with them."""
+    """Return the parameters of a head and of a neuron: weights and their biases."""
     head, neuron = _weights(layer)
     return head + 3 * layer.head_size, neuron + 1
 
@@ -77,21 +77,21 @@ def units_to_keep(
     model: PreTrainedModel, importance: Importance, *, keep: float | None = None, target_parameters: int | None = None,
     target_flops: float | None = None, length: int = LENGTH,
 ) -> Kept:  # fmt: skip
-    """What to keep within a target: the heads and neurons of the greatest importance for their cost.
+    """Return what to keep within a target: the heads and neurons with the greatest importance for their cost.
 
-    All layers compete with each other, heads and neurons too, after `_in_proportion` has made them comparable. Of each
-    layer at least the most important head and `GROUP` neurons stay.
+    All layers compete with each other, and heads with neurons, after `_in_proportion` has made them comparable. Each
+    layer keeps at least its most important head and `GROUP` neurons.
 
     Args:
-        model: what was judged.
-        importance: of its heads and neurons.
-        keep: share of the weights of the encoder's layers; or
-        target_parameters: parameters of the whole model, tied ones once; or
-        target_flops: operations of the encoder's layers for one input, see `layer_operations`.
+        model: the model whose importance was measured.
+        importance: importance of its heads and neurons.
+        keep: share of the weights of the encoder layers; or
+        target_parameters: parameters of the whole model, counting tied ones once; or
+        target_flops: operations of the encoder layers for one input, see `layer_operations`.
         length: tokens of that input.
 
     Raises:
-        UserError: not one target, or one that cannot be reached; the family cannot be pruned.
+        UserError: there is not exactly one target, it cannot be reached, or the family cannot be pruned.
     """
     layers = parts_of(model)
     name, target = _only(keep=keep, target_parameters=target_parameters, target_flops=target_flops)
@@ -108,7 +108,7 @@ def units_to_keep(
 
 
 def _only(**targets: float | None) -> tuple[str, float]:
-    """The one target that was given."""
+    """Return the only given target."""
     given = [(name, value) for name, value in targets.items() if value is not None]
     if len(given) != 1:
         expected, fix = f"exactly one of {', '.join(targets)}", "give one"
@@ -126,10 +126,10 @@ def _check_reachable(name: str, target: float, least: float) -> None:
 
 
 def _in_proportion(importance: Importance, layers: Sequence[Parts]) -> Importance:
-    """Scaled so that the heads of each layer together are as important as they have weights; its neurons likewise.
+    """Scale importance so that the heads of each layer sum to their number of weights; its neurons likewise.
 
-    Without it the derivatives of neurons outweigh those of heads, whose dimensions partly cancel, and of all layers
-    but few only the least is left. Measured in docs/decisions/0018-pruning.md.
+    Without it, the derivatives of neurons outweigh those of heads, whose dimensions partly cancel, and all but a few
+    layers keep only the minimum. Measured in docs/decisions/0018-pruning.md.
     """
     heads, neurons = (
         [
@@ -142,7 +142,7 @@ def _in_proportion(importance: Importance, layers: Sequence[Parts]) -> Importanc
 
 
 def _units(layer: int, importance: Importance, costs: tuple[float, float]) -> Iterator[_Unit]:
-    """The heads and the groups of neurons of a layer; groups hold neurons of neighbouring importance."""
+    """Yield the heads and the groups of neurons of a layer; a group has neurons of similar importance."""
     kinds = (("heads", importance.heads[layer], 1, costs[0]), ("neurons", importance.neurons[layer], GROUP, costs[1]))
     for kind, scores, size, cost in kinds:
         order = scores.argsort(descending=True, stable=True)
@@ -153,7 +153,7 @@ def _units(layer: int, importance: Importance, costs: tuple[float, float]) -> It
 
 
 def _affordable(units: Sequence[_Unit], budget: float) -> list[_Unit]:
-    """The first of each kind and layer, and of the rest the most important for their cost that the budget allows."""
+    """Return the first unit of each kind and layer, and the most important others for their cost within the budget."""
     taken = [unit for unit in units if unit.is_first]
     spent = sum(unit.cost for unit in taken)
     for unit in sorted((u for u in units if not u.is_first), key=lambda u: u.importance / u.cost, reverse=True):
@@ -175,10 +175,10 @@ def prune(
     model: PreTrainedModel, importance: Importance, *, keep: float | None = None, target_parameters: int | None = None,
     target_flops: float | None = None, length: int = LENGTH,
 ) -> Kept:  # fmt: skip
-    """Make `model` smaller, in place, by what `units_to_keep` leaves out; gives what is left.
+    """Remove from `model`, in place, what `units_to_keep` leaves out; return what is kept.
 
     Raises:
-        UserError: as in `units_to_keep`; the model is as it was.
+        UserError: as for `units_to_keep`; the model is unchanged.
     """
     kept = units_to_keep(
         model, importance, keep=keep, target_parameters=target_parameters, target_flops=target_flops, length=length
@@ -188,14 +188,14 @@ def prune(
 
 
 def drop_layers(model: PreTrainedModel, kept_layers: Sequence[int]) -> None:
-    """Leave only some layers of `model`, in place, in the order given.
+    """Keep only some layers of `model`, in place, in the given order.
 
     Args:
-        model: of a family that can be pruned; it may be pruned already.
-        kept_layers: different layers, counted from 0.
+        model: a model of a prunable family, possibly already pruned.
+        kept_layers: distinct layers, counted from 0.
 
     Raises:
-        UserError: no layer, one twice, or one that does not exist; the family cannot be pruned.
+        UserError: there is no layer, a layer is repeated or does not exist, or the family cannot be pruned.
     """
     layers = encoder_layers(model)
     depth = len(parts_of(model))
@@ -212,6 +212,6 @@ def drop_layers(model: PreTrainedModel, kept_layers: Sequence[int]) -> None:
 
 
 def most_important_layers(importance: Importance, count: int) -> tuple[int, ...]:
-    """The `count` layers that matter most, lowest first."""
+    """Return the `count` most important layers, lowest first."""
     order: Tensor = importance.layers.argsort(descending=True, stable=True)
     return tuple(sorted(order[:count].tolist()))

@@ -1,8 +1,8 @@
-"""compress: smaller and faster variants of a fine-tuned model, each scored and timed, and the best one kept.
+"""compress: makes smaller and faster variants of a fine-tuned model, scores and times each, and keeps the best.
 
-The order is that of FastFormers (Kim and Hassan 2020): the graph of ONNX Runtime, 8-bit integers, then fewer heads and
-feed-forward neurons, with distillation after each pruning. Everything that is chosen is chosen by examples held out of
-the train split; the validation split is scored once for each variant and chooses nothing.
+The order is that of FastFormers (Kim and Hassan 2020): ONNX Runtime's graph, 8-bit integers, then fewer heads and
+feed-forward neurons, with distillation after each pruning. All choices use examples held out of the train split; the
+validation split is scored once for each variant and chooses nothing.
 """
 
 import shutil
@@ -53,18 +53,18 @@ from tinydistilbert.tasks.repeated import shared_texts
 
 _PROTOCOL = {"protocol": "true-length", "batch_size": 1, "threads": 1, "device": "cpu"}
 TASK = "compress"
-"""The task name of measurements of variants; the task that the model was fine-tuned on is in their details."""
+"""The task name of measurements of variants; their details name the task that the model was fine-tuned on."""
 
 
 def compress_task_model(builder: VariantBuilder) -> None:
     """Make the variants until the targets are reached, measure them side by side, and keep the best.
 
-    Writes `summary/` (measurements, predictions, single times) and `best/` into the builder's folder; where they are
-    finished, they are only compared with what they would be made from now.
+    Writes `summary/` (measurements, predictions, single times) and `best/` into the builder's folder; if they are
+    finished, it only checks that they were made from the current inputs.
 
     Raises:
-        UserError: the model is not one of the task, a file of a variant is not as it was written, or the folder was
-            made from something else than the builder's sources.
+        UserError: the model does not fit the task, a file of a variant has changed since it was written, or the folder
+            was made from something other than the builder's sources.
     """
     folder, recipe, task = builder.folder, builder.recipe, builder.task
     if atomic.is_finished(folder.summary):
@@ -76,7 +76,7 @@ def compress_task_model(builder: VariantBuilder) -> None:
     _say_what_the_vocabulary_loses(builder, validation)
     bar = bar_for(builder, measured)
     best = best_variant(measured, recipe.compress, bar)
-    shutil.rmtree(atomic.partial(folder.best), ignore_errors=True)  # perhaps with files of another variant
+    shutil.rmtree(atomic.partial(folder.best), ignore_errors=True)  # it may have files of another variant
     made_from.begin(folder.best, builder.sources)
     left_out = shutil.ignore_patterns(atomic.MANIFEST, made_from.FILE, CARD)
     with atomic.unfinished(folder.best) as output:
@@ -93,9 +93,9 @@ def compress_task_model(builder: VariantBuilder) -> None:
 
 
 def _agreement(builder: VariantBuilder, variant: Variant) -> dict[str, Any]:
-    """From which confidence on a variant answers as the teacher, found on the held-out examples; `serve` reads it.
+    """Return from which confidence a variant agrees with the teacher on the held-out examples; `serve` reads it.
 
-    Nothing where there is no teacher beside the model, or where answers are no single classes.
+    Empty if the model is its own teacher, or if predictions are not single classes.
     """
     if builder.teacher is None or builder.task.kind != "classification":
         return {}
@@ -111,7 +111,7 @@ def _agreement(builder: VariantBuilder, variant: Variant) -> dict[str, Any]:
 
 
 def _say_what_the_vocabulary_loses(builder: VariantBuilder, validation: Examples) -> None:
-    """One line, where a smaller vocabulary makes other pieces of the scored texts."""
+    """Print a notice if a smaller vocabulary splits the scored texts into other pieces."""
     trimmed = builder.folder.variant("whole").trimmed
     if builder.recipe.compress.vocabulary and atomic.is_finished(trimmed):
         texts = (text for example in validation.texts for text in example)
@@ -120,7 +120,7 @@ def _say_what_the_vocabulary_loses(builder: VariantBuilder, validation: Examples
 
 
 def missed_targets(folder: CompressedFolder) -> str:
-    """What a finished compression did not reach, in words; empty where it had no target or reached all of them."""
+    """Return what a finished compression did not reach, in words; empty if it reached all targets or had none."""
     return str(atomic.read_manifest(folder.summary)["unreached"])
 
 
@@ -128,7 +128,7 @@ def _write_summary(
     builder: VariantBuilder, measured: Sequence[MeasuredVariant], best: MeasuredVariant, bar: Bar, times: Times,
     validation: Examples,
 ) -> None:  # fmt: skip
-    """Score all variants, and write the finished folder of the summary."""
+    """Score all variants, and write the finished summary folder."""
     settings = builder.recipe.compress
     scored = [_predictions(builder, one.variant, validation) for one in measured]
     first = scored[0][0]
@@ -158,7 +158,7 @@ def _write_summary(
 
 
 def _predictions(builder: VariantBuilder, variant: Variant, validation: Examples) -> tuple[Predictions, int]:
-    """The predictions of a variant, and how many texts were cut for it."""
+    """Return the predictions of a variant, and how many texts were cut for it."""
     features = encoded(builder, validation, variant.folder)
     threshold = threshold_for(load_config(variant.folder), validation)
     logits = logits_of(builder, variant.folder, features)
@@ -169,7 +169,7 @@ def _measurements(
     builder: VariantBuilder, one: MeasuredVariant, validation: Examples, predictions: Predictions, first: Predictions,
     times: Sequence[Sequence[float]], shared: Mapping[str, Any],
 ) -> Iterable[Measurement]:  # fmt: skip
-    """Score, time and size of a variant."""
+    """Return score, time and size of a variant."""
     recipe, headline = builder.recipe, builder.task.headline
     value, details = score(validation, predictions, seed=recipe.seed)[headline]
     common: dict[str, Any] = {
@@ -196,7 +196,7 @@ def _measurements(
 def _of_teacher(
     builder: VariantBuilder, teacher: Path, validation: Examples, times: Sequence[Sequence[float]]
 ) -> Iterable[Measurement]:
-    """Time and size of the teacher, which was timed in turns with the variants."""
+    """Return time and size of the teacher, which was timed in turns with the variants."""
     recipe, timed = builder.recipe, summarize(times, validation.total)
     common: dict[str, Any] = {
         "split": validation.split, "higher_is_better": False, "seed": recipe.seed, "recipe": recipe.name,
@@ -215,7 +215,7 @@ def _of_teacher(
 def _difference(
     task: Task, validation: Examples, predictions: Predictions, first: Predictions, *, seed: int
 ) -> dict[str, Any]:
-    """The headline metric less that of the model as it was, with a paired bootstrap."""
+    """Return the difference in headline metric to the unchanged model, with a paired bootstrap."""
     gold: NDArray[Any]
     if task.kind == "span":
         one, other = (

@@ -1,6 +1,6 @@
 """The variants of a task model: exported, in 8-bit integers, and with fewer and fewer heads, neurons and layers.
 
-Every folder is made once and then found finished, so that an interrupted compression goes on where it was.
+Finished folders are not made again, so that an interrupted compression resumes where it was.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,20 +40,20 @@ from tinydistilbert.training.precision import multiplying
 
 @dataclass(frozen=True)
 class Variant:
-    """One form of the model."""
+    """A variant of the model."""
 
     name: str
-    """As the table shows it."""
+    """Name in the table."""
     folder: Path
-    """A model folder: exported, or the model as it was given."""
+    """A model folder: exported, or the given model."""
     source: Path
-    """The torch model that it was made from."""
+    """The torch model from which it was made."""
     note: str = ""
-    """What is special about it: layers that were left in float."""
+    """Remarks, such as layers that stay in float."""
 
 
 def variants(builder: VariantBuilder) -> Iterator[Variant]:
-    """The variants from the largest to the smallest, each made when it is asked for."""
+    """Yield the variants from the largest to the smallest, each made on demand."""
     settings, whole = builder.recipe.compress, builder.folder.variant("whole")
     yield Variant("as it is, torch", builder.model, builder.model)
     yield _exported(builder, builder.model, whole, "ONNX Runtime, fp32")
@@ -101,7 +101,7 @@ def _exported(builder: VariantBuilder, model: Path, folder: VariantFolder, name:
 
 
 def _texts(builder: VariantBuilder) -> Iterator[str]:
-    """What the vocabulary must cover."""
+    """Yield the texts that the vocabulary must cover."""
     vocabulary = builder.recipe.compress.vocabulary
     if vocabulary != "train":
         for file in find_splits(Path(vocabulary))[0]:
@@ -132,7 +132,7 @@ def _quantized(builder: VariantBuilder, source: Path, folder: VariantFolder, nam
 
 
 def _for_openvino(builder: VariantBuilder, source: Path, folder: VariantFolder, name: str) -> Iterator[Variant]:
-    """The model in bf16, where the processor has it, and in int8, if the recipe names OpenVINO."""
+    """Yield the model in bf16, if the processor supports it, and in int8, if the recipe names OpenVINO."""
     settings = builder.recipe.compress
     if OPENVINO not in settings.engines:
         return
@@ -152,7 +152,7 @@ def _for_openvino(builder: VariantBuilder, source: Path, folder: VariantFolder, 
 
 
 def _calibration(builder: VariantBuilder, exported: Path) -> list[ModelInputs]:
-    """Inputs by which fixed ranges are measured."""
+    """Return inputs for measuring fixed ranges."""
     settings = builder.recipe.compress
     features = encoded(builder, builder.held_out, exported)
     chosen = sample_rows(len(features), settings.calibration_examples, builder.recipe.seed)
@@ -163,7 +163,7 @@ def _pruned(
     builder: VariantBuilder, source: Path, folder: VariantFolder,
     make_smaller: Callable[[PreTrainedModel, Importance], object],
 ) -> Path:  # fmt: skip
-    """The model made smaller, after recovery fine-tuning."""
+    """Make the model smaller, and return it after recovery fine-tuning."""
 
     def make(output: Path) -> None:
         task = builder.recovery_examples.task
@@ -185,7 +185,7 @@ def _pruned(
 
 
 def _importance(builder: VariantBuilder, model: PreTrainedModel) -> Importance:
-    """Of the heads, neurons and layers of the model for its task."""
+    """Return the importance of the model's heads, neurons and layers for its task."""
     examples, _ = training_examples(builder.recovery_recipe, builder.task, augmented=None, soft=False)
     features, settings = encoded(builder, examples, builder.model), builder.recipe
     chosen = sample_rows(len(features), settings.compress.importance_examples, settings.seed)
@@ -193,7 +193,7 @@ def _importance(builder: VariantBuilder, model: PreTrainedModel) -> Importance:
 
 
 def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:
-    """What pruned models learn from beside the labels."""
+    """Return the soft targets from which pruned models learn in addition to the labels."""
     teachers, recipe = builder.teachers or (builder.model,), builder.recipe
 
     def make(output: Path) -> None:

@@ -1,8 +1,8 @@
-"""A vocabulary cut to a corpus: the word embedding is most of a small model, and a task uses few of its rows.
+"""Trims the vocabulary to a corpus: the word embedding is most of a small model, and a task uses few of its rows.
 
-WordPiece takes the longest piece that fits, again and again. A smaller vocabulary has no piece that the larger one had
-not, so where all pieces of a text were kept, each is still the longest, and the text becomes the same pieces with the
-same embeddings. Other text falls apart into smaller pieces that were kept.
+WordPiece repeatedly takes the longest piece that fits. The trimmed vocabulary has no new pieces, so if all pieces of a
+text were kept, each is still the longest, and the text becomes the same pieces with the same embeddings. Other text is
+split into smaller pieces that were kept.
 """
 
 import json
@@ -29,31 +29,31 @@ from tinydistilbert.notices import counted
 from tinydistilbert.storage import atomic
 
 TEXTS_AT_ONCE = 1000
-"""Texts that are tokenised in one call."""
+"""Texts per tokenizer call."""
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 _EMBEDDING = re.compile(r"(.*\.)?word_embeddings\.weight")
 _HEAD = re.compile(
     r"(vocab_projector|generator_lm_head)\.(weight|bias)|(cls\.predictions|lm_head)\.(decoder\.weight|decoder\.bias|bias)"
 )
-"""Tensors of a masked-LM head with a row for each token."""
+"""Tensors of a masked-LM head with one row per token."""
 
 
 def trim(model_folder: Path, texts: Iterable[str], output: Path, *, minimum_count: int = 1) -> None:
     """Make the finished folder `output`: the model with the tokens of `texts`, and those that any text may need.
 
-    Kept are the tokens that occur in the texts, the special ones, and all single characters, at the beginning of a word
-    and inside it; their order stays, their numbers change. For a text whose tokens were all kept, the tokens are the
-    same and a task model's output is the same up to rounding. (A word that the old vocabulary could not make up stays
-    unknown if every character in the vocabulary is a token of its own too, as in BERT's.)
+    It keeps the tokens that occur in the texts, special tokens, and all single characters, at the start of a word and
+    inside it; their order stays, their ids change. A text whose tokens were all kept has the same tokens, and a task
+    model's output is the same up to rounding. (A word that the old vocabulary could not represent stays unknown if
+    every character in the vocabulary is also a token by itself, as in BERT's.)
 
     Args:
-        model_folder: a model of any head with a WordPiece tokenizer; files beside model and tokenizer are left behind.
+        model_folder: a model with any head and a WordPiece tokenizer; other files in the folder are not copied.
         texts: read once.
-        output: folder to make; its manifest says how many tokens of how many were kept.
-        minimum_count: how often a token must occur to be kept.
+        output: folder to make; its manifest records how many tokens there were and how many were kept.
+        minimum_count: minimum number of occurrences of a kept token.
 
     Raises:
-        UserError: no complete model, a file that is not what its manifest says, or a tokenizer of another kind.
+        UserError: the model is incomplete, a file differs from its manifest, or the tokenizer is of another kind.
     """
     if atomic.is_finished(model_folder):
         atomic.read_manifest(model_folder)
@@ -73,11 +73,11 @@ def trim(model_folder: Path, texts: Iterable[str], output: Path, *, minimum_coun
 
 
 def losses(before: PreTrainedTokenizerFast, after: PreTrainedTokenizerFast, texts: Iterable[str]) -> str:
-    """What a smaller vocabulary loses of texts, in words: empty where every text has the pieces that it had.
+    """Return what a smaller vocabulary loses of texts, in words; empty if all texts keep their pieces.
 
     Args:
         before: the tokenizer of the whole vocabulary.
-        after: that of the smaller one.
+        after: the tokenizer of the smaller one.
         texts: read once.
     """
     read, pieces, changed, unknown = 0, 0, 0, 0
@@ -95,7 +95,7 @@ def losses(before: PreTrainedTokenizerFast, after: PreTrainedTokenizerFast, text
 
 
 def _always_kept(model_folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> set[int]:
-    """Special and added tokens, those that the config names, and single characters."""
+    """Return special and added tokens, tokens that the config names, and single characters."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     if model["type"] != "WordPiece":
         fix = "keep the whole vocabulary, or use a model of the BERT kind"
@@ -104,12 +104,12 @@ def _always_kept(model_folder: Path, config: PretrainedConfig, tokenizer: PreTra
     prefix = model["continuing_subword_prefix"]
     single = {token for piece, token in model["vocab"].items() if 1 in (len(piece), len(piece.removeprefix(prefix)))}
     kept = single | set(tokenizer.added_tokens_decoder) | set(_named(config).values())
-    # Where positions are numbered from the padding's token on, its number stays.
+    # If positions are numbered from the padding token's id on, that id must stay.
     return kept | set(range(last_unused_position(config) + 1))
 
 
 def _named(config: PretrainedConfig) -> dict[str, int]:
-    """The tokens that the config names, by its keys."""
+    """Return the tokens that the config names, by key."""
     named = {key: value for key, value in config.to_dict().items() if key.endswith("_token_id")}
     return {key: value for key, value in named.items() if isinstance(value, int) and 0 <= value < config.vocab_size}
 
@@ -119,7 +119,7 @@ def _numbers(config: PretrainedConfig, new: Mapping[int, int]) -> dict[str, int]
 
 
 def _counts(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Counter[int]:
-    """How often each token occurs."""
+    """Count how often each token occurs."""
     counts: Counter[int] = Counter()
     for part in _parts(iter(texts)):
         for ids in tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]:
@@ -133,7 +133,7 @@ def _parts(texts: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _weights(model_folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
-    """All tensors of the model, with a word embedding among them that the tokenizer fits."""
+    """Return all tensors of the model, including a word embedding that fits the tokenizer."""
     where, fix = str(model_folder / WEIGHTS), "use a complete model folder"
     folder = local_folder(model_folder, None, (WEIGHTS,))
     try:
@@ -149,7 +149,7 @@ def _weights(model_folder: Path, config: PretrainedConfig, tokenizer: PreTrained
 
 
 def _rows(weights: Mapping[str, Tensor], kept: list[int]) -> dict[str, Tensor]:
-    """The weights with those rows only, where there is a row for each token."""
+    """Return the weights with only the kept rows in tensors that have one row per token."""
     index = torch.tensor(kept)
     return {
         key: value[index] if _EMBEDDING.fullmatch(key) or _HEAD.fullmatch(key) else value
@@ -158,7 +158,7 @@ def _rows(weights: Mapping[str, Tensor], kept: list[int]) -> dict[str, Tensor]:
 
 
 def _renumber_tokenizer(folder: Path, new: Mapping[int, int]) -> None:
-    """Leave only the pieces that are in `new`, under their new numbers, in the files of a saved tokenizer."""
+    """Keep only the pieces in `new`, with their new ids, in the files of a saved tokenizer."""
     content = atomic.read_json(folder / TOKENIZER)
     pieces = content["model"]["vocab"]
     content["model"]["vocab"] = {piece: new[token] for piece, token in pieces.items() if token in new}
@@ -173,7 +173,7 @@ def _renumber_tokenizer(folder: Path, new: Mapping[int, int]) -> None:
 
 
 def _renumber_processor(processor: Any, new: Mapping[int, int]) -> None:
-    """The same in what puts special tokens around a text: a template, or BERT's own form, or several in a row."""
+    """Renumber the post-processor that adds special tokens: a template, BERT's own kind, or a sequence of them."""
     if processor is None:
         return
     for part in processor.get("processors", []):

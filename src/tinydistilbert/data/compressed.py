@@ -1,4 +1,4 @@
-"""Files that may be compressed, with gzip or Zstandard: their real ending, and their content within bounds."""
+"""Files that may be compressed with gzip or Zstandard: their inner ending, and their content up to a size limit."""
 
 import gzip
 import io
@@ -12,32 +12,32 @@ from tinydistilbert.optional import require
 GZ, ZST = ".gz", ".zst"
 COMPRESSED = (GZ, ZST)
 LARGEST_CHECKED = 16 * 2**20
-"""Bytes of a compressed file that is unpacked once before it is read."""
+"""Compressed files of up to this many bytes are unpacked once as a check before they are read."""
 BEGINNINGS = {b"\x1f\x8b": ("gzip", GZ), b"\x28\xb5\x2f\xfd": ("Zstandard", ZST)}
-"""First bytes of every compressed file, what wrote it, and how its name should end."""
+"""The first bytes of every compressed file, its format, and how its name should end."""
 UNPACKED_AT_LEAST = 64 * 2**20
-"""Bytes that any file may unpack to."""
+"""Bytes to which any file may unpack."""
 LARGEST_RATIO = 50
-"""Beyond those bytes, how many times its size a file may unpack to: text is packed to a tenth of its size, and what was
-made to fill the memory to a thousandth."""
+"""Beyond those bytes, a file may unpack to at most this many times its size: text compresses to about a tenth of its
+size, a file made to exhaust memory to a thousandth."""
 
 
 def ending(path: Path) -> str:
-    """The ending that says what is in the file, in small letters: `.csv` of `a.CSV`, `a.csv.gz` and `a.csv.zst`."""
+    """Return the ending of the content's format, in lower case: `.csv` for `a.CSV`, `a.csv.gz` and `a.csv.zst`."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix in COMPRESSED else suffix
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether the file's name says that it is."""
+    """Whether the file is compressed, according to its name."""
     return path.suffix.lower() in COMPRESSED
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked where its name ends in `.gz` or `.zst`; read in pieces, so never in memory as a whole.
+    """Open the file's bytes, unpacked if its name ends in `.gz` or `.zst`; it is never in memory as a whole.
 
     Raises:
-        OSError: it cannot be opened. While it is read `UserError`: it is damaged, cut off, or unpacks to more than
+        OSError: it cannot be opened. Reading it raises `UserError` if it is damaged, cut off, or unpacks to more than
             `LARGEST_RATIO` times its size.
     """
     if not is_compressed(path):
@@ -46,12 +46,12 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def check_ratio(path: Path) -> None:
-    """Unpack a small file once, so that one which was made to fill the memory is refused before anything is made of it.
+    """Unpack a small file once, so that one made to exhaust memory is refused before it is used.
 
-    Large ones are refused while they are read.
+    Large files are refused while they are read.
 
     Raises:
-        UserError: as of the stream of `open_bytes`.
+        UserError: as for the stream of `open_bytes`.
     """
     if is_compressed(path) and path.stat().st_size <= LARGEST_CHECKED:
         with open_bytes(path) as stream:
@@ -75,7 +75,7 @@ class _Unpacked(io.RawIOBase):
             count = int(self._file.readinto(view))
         except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
             if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and error.errno is not None:
-                raise  # of the disk
+                raise  # a disk error
             expected = f"a whole {'Zstandard' if self._is_zst else 'gzip'} file"
             raise UserError(str(self._path), expected=expected, found=str(error), fix="compress it again") from None
         self._left -= count
@@ -90,6 +90,6 @@ class _Unpacked(io.RawIOBase):
 
 
 def _unpacking_zst(path: Path) -> Any:
-    """The content as a file of pyarrow's, which comes with training: Python has no Zstandard before 3.14."""
+    """Open the content with pyarrow, which the extra `train` installs: Python has no Zstandard before 3.14."""
     arrow = require("pyarrow", extra="train")
     return arrow.CompressedInputStream(arrow.OSFile(str(path)), "zstd")

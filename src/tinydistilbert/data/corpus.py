@@ -1,4 +1,4 @@
-"""From documents to token blocks: rows of equal length on disk, memory-mapped when they are read."""
+"""From documents to token blocks: rows of equal length on disk, memory-mapped for reading."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ from tinydistilbert.recipe.schema import Corpus
 from tinydistilbert.storage import atomic, disk, locks, scratch
 
 FORMAT = 2
-"""Part of a folder's key; raise it when the same source and settings give other blocks than before."""
+"""Part of the folder's key; raise it when the same source and settings give other blocks than before."""
 SPLITS = ("train", "validation")
 
 
@@ -36,7 +36,7 @@ class TokenBlocks:
     token_counts: Int64[np.ndarray, " vocabulary"]
     """How often each token occurs in the training blocks."""
     continues_word: Bool[np.ndarray, " vocabulary"]
-    """The tokens that are later pieces of a word."""
+    """Whether each token is a later piece of a word."""
     pad_token_id: int
     sep_token_id: int
     """The token at the end of a document, and of a block."""
@@ -52,9 +52,9 @@ class TokenBlocks:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
-    """SHA-256 of the settings by which the tokenizer turns text into tokens.
+    """Return the SHA-256 of the settings that determine how the tokenizer turns text into tokens.
 
-    Truncation and padding do not enter: they are settings of the last call, which the tokenizer keeps.
+    Truncation and padding are left out: the tokenizer merely keeps them from its last call.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content["truncation"] = content["padding"] = None
@@ -62,7 +62,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def makes_capitals_small(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether capitals are lost on the way to tokens."""
+    """Whether the tokenizer lower-cases text."""
     normalizer = tokenizer.backend_tokenizer.normalizer
     return normalizer is not None and normalizer.normalize_str("A") == "a"
 
@@ -70,21 +70,21 @@ def makes_capitals_small(tokenizer: PreTrainedTokenizerFast) -> bool:
 def prepare(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, data: str | None, *, jobs: int = 1
 ) -> Path:
-    """The folder of token blocks of a corpus: `cache/tokens-<key>`, made if it does not exist.
+    """Return the folder of a corpus's token blocks, `cache/tokens-<key>`; create it if it does not exist.
 
-    With `packing = "documents"` each document is followed by [SEP], and the stream of all tokens is cut into pieces of
+    With `packing = "documents"`, each document is followed by [SEP], and the stream of all tokens is cut into pieces of
     `block_size` - 2, each wrapped as [CLS] … [SEP]; the last, incomplete piece of a split is dropped, so nothing is
-    padded. With `packing = "lines"` each line is wrapped, cut and padded by itself.
+    padded. With `packing = "lines"`, each line is wrapped, cut and padded separately.
 
-    Damaged blocks are reported on standard error and made again. If another process is making the same blocks, this
-    one waits for it; if one was killed while it made them, this one goes on after its last shard.
+    Damaged blocks are reported on standard error and made again. If another process is making the same blocks, this one
+    waits for it; if one was killed while making them, this one continues after its last shard.
 
     Args:
-        corpus: the recipe's section.
+        corpus: the recipe's section `corpus`.
         tokenizer: the teacher's.
         cache: folder of prepared corpora. The key is a hash of source, settings and tokenizer.
         data: folder with `wikitext2/`; None for the hub.
-        jobs: processes that tokenise, which gives the same blocks; 1 = this one, with its threads.
+        jobs: processes that tokenise; 1 = this one, with its threads. The blocks do not depend on it.
 
     Raises:
         UserError: the source is wrong (see `open_source`), a split is shorter than a block, or the tokenizer lacks a
@@ -96,21 +96,21 @@ def prepare(
     lock = cache / f".{folder.name}{atomic.LOCK}"
     if _damage(folder) is None:
         locks.tidy(lock)
-        if (folder / atomic.CHECKPOINTS).exists():  # its process may have died before it deleted them
+        if (folder / atomic.CHECKPOINTS).exists():  # its process may have died before deleting them
             with locks.alone(lock, where=f"the cache {folder}", wait=True):
                 atomic.tidy(folder)
         _tell_of_losses(corpus, atomic.read_manifest(folder, verify=False)["splits"])
         return folder
     with locks.alone(lock, where=f"the cache {folder}", wait=True):
-        if damage := _damage(folder):  # else another process has made it while this one waited
+        if damage := _damage(folder):  # otherwise another process made it while this one waited
             if atomic.is_finished(folder):
                 sys.stderr.write(f"making token blocks again: {damage}\n")
                 disk.remove(folder)
-            facts["splits"] = {}  # filled below, and written with the other facts when the folder is finished
+            facts["splits"] = {}  # filled below; written with the other facts when the folder is finished
             with atomic.unfinished(folder, **facts) as partial, scratch.beside(partial):
                 try:
                     facts["splits"].update(_write_splits(partial, source, corpus, tokenizer, jobs))
-                except UserError:  # a mistake in the text: nothing of it may stay in the cache
+                except UserError:  # an error in the text: none of it may stay in the cache
                     disk.remove(partial)
                     raise
                 np.save(partial / "continues_word.npy", continues_word(tokenizer), allow_pickle=False)
@@ -119,7 +119,7 @@ def prepare(
 
 
 def _tell_of_losses(corpus: Corpus, splits: Mapping[str, Mapping[str, int]]) -> None:
-    """Say what the tokenizer and the blocks lose of the text; earlier versions did not count it."""
+    """Report what the tokenizer and the blocks lose of the text; earlier versions did not count it."""
 
     def total(name: str) -> int:
         return sum(counts.get(name, 0) for counts in splits.values())
@@ -147,7 +147,7 @@ def _tell_of_losses(corpus: Corpus, splits: Mapping[str, Mapping[str, int]]) -> 
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with the folder by its manifest; None when it is complete."""
+    """Return what is wrong with the folder according to its manifest; None if it is intact."""
     try:
         atomic.read_manifest(folder)
     except UserError as error:
@@ -158,7 +158,7 @@ def _damage(folder: Path) -> str | None:
 def prepared_splits(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, source: Source, cache: Path
 ) -> dict[str, dict[str, int]] | None:
-    """Documents, tokens and blocks of each split; None if `prepare` has not made the folder yet."""
+    """Return documents, tokens and blocks of each split; None if `prepare` has not made the folder yet."""
     folder = _folder(cache, _facts(corpus, tokenizer, source))
     if not atomic.is_finished(folder):
         return None
@@ -167,10 +167,10 @@ def prepared_splits(
 
 
 def _facts(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, source: Source) -> dict[str, Any]:
-    """All facts on which the blocks depend."""
+    """Return all facts on which the blocks depend."""
     settings = dataclasses.asdict(corpus)
-    del settings["attention"], settings["streaming"]  # they change what tokens attend to and what stays, and no block
-    if corpus.quoting == "auto":  # the blocks of versions before had no other
+    del settings["attention"], settings["streaming"]  # they change attention and what is stored, not the blocks
+    if corpus.quoting == "auto":  # earlier versions had no other value
         del settings["quoting"]
     if not corpus.deduplicate:
         del settings["deduplicate"]
@@ -192,7 +192,7 @@ def _folder(cache: Path, facts: dict[str, Any]) -> Path:
 
 
 def load_blocks(folder: Path) -> TokenBlocks:
-    """The blocks in a folder that `prepare` returned; they are mapped into memory, not read.
+    """Return the blocks in a folder that `prepare` returned; they are memory-mapped, not read.
 
     Raises:
         UserError: the folder is unfinished, or a file differs from the manifest.
@@ -228,7 +228,7 @@ def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 def _write_splits(
     folder: Path, source: Source, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, jobs: int
 ) -> dict[str, dict[str, int]]:
-    """Tokenise the splits of a source into `<split>.npy`, a part at a time; tokens of the training split are counted.
+    """Tokenise the splits of a source into `<split>.npy`, a part at a time; count the tokens of the training split.
 
     Raises:
         UserError: a split is shorter than a block.

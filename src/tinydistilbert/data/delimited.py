@@ -1,7 +1,7 @@
-"""CSV and TSV: which characters are separators and quotes, and the records, each with the line that it begins on.
+"""CSV and TSV: which characters are separators and quotes, and the records, each with its first line number.
 
-In CSV quotes enclose fields (RFC 4180). Tab-separated files are mostly written without quoting: a quote in them is a
-character of the text, unless the file shows beyond doubt that its fields are in quotes.
+In CSV, quotes enclose fields (RFC 4180). Tab-separated files are mostly written without quoting: a quote in them is
+part of the text, unless the file clearly shows that its fields are quoted.
 """
 
 import csv
@@ -14,14 +14,14 @@ from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.names import Quoting
 
 Lines = Callable[[], Iterator[str]]
-"""Each call reads the lines from the beginning, with their line breaks."""
+"""Each call reads the lines from the start, with their line breaks."""
 Numbered = Iterator[tuple[int, list[str]]]
 
 _EXCEL = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
-"""First line of some files of Excel, which names the separator."""
+"""The first line of some Excel files, which names the separator."""
 _IN_QUOTES = re.compile(r'"((?:[^"]|"")*)"')
 SWITCH = "--quoting"
-"""The flag that decides how quotes are read in the files of a task."""
+"""The flag that sets how quotes are read in a task's files."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Delimited:
     header_line: int
     header: list[str]
     records: Numbered
-    """The line on which each record begins, and its fields, as many as the header has."""
+    """The line where each record begins, and its fields, as many as the header has."""
 
 
 @dataclass(frozen=True)
 class _File:
-    """What is known of a file before its records are read."""
+    """What is known about a file before its records are read."""
 
     where: str
     delimiter: str
@@ -45,10 +45,10 @@ class _File:
     longest: int
     switch: str
     numbers: Sequence[int] | None
-    """Of the lines, where there are not all of them."""
+    """The line numbers, if only some lines of the file are given."""
 
     def at(self, line: int) -> int:
-        """The number in the file of one of the lines that were given."""
+        """Return the number in the file of one of the given lines."""
         return line if self.numbers is None or line > len(self.numbers) else self.numbers[line - 1]
 
     @property
@@ -67,21 +67,21 @@ def read(
     lines: Lines, where: str, *, is_tsv: bool, quoting: Quoting, longest: int, switch: str = SWITCH,
     numbers: Sequence[int] | None = None,
 ) -> Delimited:  # fmt: skip
-    """The header and the records of a CSV or TSV file; empty lines between records are left out and counted.
+    """Return the header and the records of a CSV or TSV file; empty lines between records are skipped and counted.
 
     Args:
-        lines: of the file.
+        lines: the file's lines.
         where: the file, for errors and notices.
-        is_tsv: whether the separator is a tab, else a comma; a first line `sep=;` names another.
-        quoting: `csv`, quotes enclose fields; `none`, they are text; `auto`: `csv`, and in a TSV file only where the
-            file is surely quoted.
-        longest: characters of a field.
+        is_tsv: whether the separator is a tab; otherwise a comma. A first line `sep=;` sets another one.
+        quoting: `csv`: quotes enclose fields; `none`: they are text; `auto`: `csv`, but in TSV only if the file is
+            clearly quoted.
+        longest: maximum number of characters in a field.
         switch: the flag that sets `quoting`, for errors and notices.
-        numbers: of the lines in the file; None = from 1 on.
+        numbers: line numbers in the file; None = counted from 1.
 
     Raises:
-        UserError: an empty file, an open quote, a record with another number of fields than the header. Those of
-            records are raised when they are read.
+        UserError: the file is empty, a quote is not closed, or a record has another number of fields than the header.
+            Errors in records are raised when the record is read.
     """
     delimiter, skipped = "\t" if is_tsv else ",", 0
     if excel := _EXCEL.fullmatch(next(lines(), "")):
@@ -99,7 +99,7 @@ def read(
 
 
 def _records(lines: Iterator[str], file: _File, mode: str, *, refuse_merged: bool) -> Numbered:
-    """The header and all records."""
+    """Yield the header and all records."""
     where = file.where
     for _ in range(file.skipped):
         next(lines)
@@ -107,7 +107,7 @@ def _records(lines: Iterator[str], file: _File, mode: str, *, refuse_merged: boo
     width, empty, waiting, merged, extra = 0, 0, 0, _Found(), _Found()
     for line, record, raw in source:
         if not record:
-            waiting += width > 0  # those at the end of the file separate no records
+            waiting += width > 0  # empty lines at the end of the file separate no records
             continue
         empty, waiting = empty + waiting, 0
         if not width:
@@ -141,7 +141,7 @@ def _records(lines: Iterator[str], file: _File, mode: str, *, refuse_merged: boo
 
 @dataclass
 class _Found:
-    """How often something was found, and where first."""
+    """How often something was found, and where it was found first."""
 
     count: int = 0
     first: str = ""
@@ -152,14 +152,14 @@ class _Found:
 
 
 def _plain(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str], list[str]]]:
-    """Line number, fields and the line itself; no fields for an empty line."""
+    """Yield line number, fields and the line itself; no fields for an empty line."""
     for number, line in enumerate(lines, 1 + file.skipped):
         text = line.removesuffix("\n").removesuffix("\r")
         yield file.at(number), text.split(file.delimiter) if text else [], [line]
 
 
 def _quoted(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str], list[str]]]:
-    """The line on which a record begins, its fields, and the lines that it takes; that list is used again."""
+    """Yield the first line number of a record, its fields, and its lines, in a list that is reused."""
     raw: list[str] = []
 
     def kept() -> Iterator[str]:
@@ -172,7 +172,7 @@ def _quoted(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str],
     while True:
         begin = reader.line_num + 1 + file.skipped
         raw.clear()
-        # Python's csv module refuses fields above 131,072 characters, unless the limit of the whole process is raised.
+        # Python's csv module refuses fields above 131,072 characters unless the limit of the whole process is raised.
         before = csv.field_size_limit(longest)
         try:
             record = next(reader, None)
@@ -191,11 +191,12 @@ def _quoted(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str],
 
 
 def _quoting_of_tsv(lines: Lines, file: _File) -> Quoting:
-    """How to read quotes in a TSV file, told where there are any: `none`, unless its fields are surely in quotes.
+    """Return how to read quotes in a TSV file, with a notice if it has any: `none`, unless it is clearly quoted.
 
-    They are in three cases: every name in the header is; or the lines have the header's number of fields either way,
-    and each field with a quote in it is in quotes, with quotes doubled inside of one of them; or some line has another
-    number of fields, and read as CSV all have the right one, none with a tab and a line break in one field.
+    It is clearly quoted in three cases: every name in the header is in quotes; or every line has the header's number of
+    fields, and each field that contains a quote is in quotes, at least one with doubled quotes inside; or some line has
+    another number of fields, but read as CSV all records have the right number, none with a tab and a line break in one
+    field.
     """
     plain = _plain(_after(lines, file.skipped), file)
     header = next((record for _, record, _ in plain if record), [])

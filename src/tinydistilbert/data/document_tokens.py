@@ -1,4 +1,4 @@
-"""From documents to token ids. Worker processes import this file: neither torch nor transformers is needed for it."""
+"""From documents to token ids. Worker processes import this file, so it needs neither torch nor transformers."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,33 +14,33 @@ from tinydistilbert.data.wikitext import UNKNOWN
 from tinydistilbert.data.word_tokens import WordTokens, is_cut_at_spaces
 
 CHARACTERS_AT_ONCE = 1_000_000
-"""Characters that are tokenised in one call, which bounds the memory for corpora of any size."""
+"""Characters per tokenizer call; this limits memory for corpora of any size."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenizedDocuments:
-    """The token ids of consecutive documents, without special tokens, and what the tokenizer lost of them."""
+    """The token ids of consecutive documents, without special tokens, and what the tokenizer lost."""
 
     ids: UInt32[np.ndarray, " tokens"]
     lengths: Int64[np.ndarray, " documents"]
     unknown: int
-    """Tokens that the tokenizer has no piece for, [UNK]."""
+    """[UNK] tokens: text for which the tokenizer has no piece."""
     with_capitals: int
-    """Documents with capitals, where the tokenizer makes them small."""
+    """Documents with capitals, if the tokenizer lower-cases text."""
 
 
 @dataclass(frozen=True)
 class DocumentTokenizer:
-    """How documents become token ids."""
+    """Turns documents into token ids."""
 
     backend: Tokenizer
     unk_token: str | None
     unk_id: int | None
     lowers: bool
-    """Whether it makes capitals small."""
+    """Whether the tokenizer lower-cases text."""
 
     def __call__(self, documents: Sequence[str]) -> TokenizedDocuments:
-        """The token ids of documents."""
+        """Return the token ids of documents."""
         texts = documents
         if self.unk_token is not None:
             texts = [document.replace(UNKNOWN, self.unk_token) for document in documents]
@@ -53,7 +53,7 @@ class DocumentTokenizer:
 
     @cached_property
     def _tokens_of(self) -> Callable[[Sequence[str]], tuple[NDArray[np.uint32], NDArray[np.int64]]]:
-        """Texts to the ids of all, one after the other, and how many each has; by words where that is the same."""
+        """Return a function from texts to their ids and the number of ids of each; by words if that is equivalent."""
         if is_cut_at_spaces(self.backend):
             by_words = WordTokens(self.backend)
 
@@ -73,7 +73,7 @@ class DocumentTokenizer:
 
 
 def batches_of(documents: Iterable[str], characters_at_once: int) -> Iterator[list[str]]:
-    """Groups of consecutive documents with about so many characters each."""
+    """Yield groups of consecutive documents with about `characters_at_once` characters each."""
     batch: list[str] = []
     characters = 0
     for document in documents:

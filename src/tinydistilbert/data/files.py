@@ -1,4 +1,4 @@
-"""Text from local files: the files of each split in a folder, and their records, read one after another."""
+"""Text from local files: the files of each split in a folder, and their records, read one by one."""
 
 import hashlib
 import itertools
@@ -25,24 +25,24 @@ TABLES = (".csv", ".tsv")
 SUFFIXES = (*TEXT, *JSONL, *PARQUET, *TABLES)
 ENDINGS = (*SUFFIXES, *(suffix + packed for packed in COMPRESSED for suffix in (*TEXT, *JSONL, *TABLES)))
 LONGEST_LINE = 5_000_000
-"""Bytes of a line, or characters of a row of Parquet; tokenising one takes 150 bytes of memory a character."""
+"""Limit for a line in bytes, or a Parquet row in characters; tokenising takes 150 bytes of memory per character."""
 PARQUET_ROWS = 256
-"""Largest number of rows in memory at a time."""
+"""Maximum number of rows in memory at a time."""
 PARQUET_BYTES = 256 * 2**20
-"""Bytes in memory at a time: compressed, a file of a few kilobytes can repeat a long text very often."""
+"""Maximum bytes in memory at a time: a compressed file of a few kilobytes can repeat a long text very often."""
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
-    """Training and validation files at `path`, a file or a folder; which are which by their names, where that is sure.
+    """Return the training and validation files at `path`, a file or a folder, by their names if those are clear.
 
-    Of a folder, what is left out is told: files of other kinds, CSV and TSV beside other texts, other splits. Without
-    validation files the second list is empty.
+    Notices report what is left out of a folder: files of other kinds, CSV and TSV beside other texts, other splits.
+    Without validation files the second list is empty.
 
     Raises:
-        UserError: there is no file of a known kind, all are empty, or some have a split in their names, and others,
-            which would be left out, have none.
+        UserError: there is no file of a known kind, all are empty, or some are named after a split while others, which
+            would be left out, are not.
     """
     if path.is_file() and not is_read(path):
         raise UserError(
@@ -70,7 +70,7 @@ def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def is_read(path: Path) -> bool:
-    """Whether the name of a file ends as those that `records` reads."""
+    """Whether `records` reads files with this ending."""
     return path.name.lower().endswith(ENDINGS)
 
 
@@ -86,32 +86,32 @@ def _fix(path: Path) -> str:
 
 
 def _listed(files: Sequence[Path], folder: Path) -> str:
-    """How many files, and the names of the first three."""
+    """Return how many files there are, and the names of the first three."""
     names = ", ".join(file.relative_to(folder).as_posix() for file in files[:3]) + ", …" * (len(files) > 3)
     return f"{counted(len(files), 'file')} ({names})"
 
 
 def fingerprint(*splits: Sequence[Path]) -> str:
-    """SHA-256 over the contents of the files of each split; their names do not enter."""
+    """Return the SHA-256 over the contents of the files of each split, without their names."""
     return hashlib.sha256("\n".join(" ".join(map(atomic.sha256, files)) for files in splits).encode()).hexdigest()
 
 
 def has_rows(path: Path) -> bool:
-    """Whether the records of this file are rows (JSONL, Parquet), not lines of a text."""
+    """Whether the records of this file are rows (JSONL, Parquet), not lines of text."""
     return ending(path) not in TEXT
 
 
 def records(path: Path, column: str, quoting: Quoting = "auto") -> Iterator[str]:
-    """The lines of a text file, or the `column` of every row of other files; a null is an empty text.
+    """Yield the lines of a text file, or the `column` of every row of other files; a null becomes an empty text.
 
     Args:
         path: the file.
-        column: that holds the text, where the file has rows.
-        quoting: how quotes are read in CSV and TSV.
+        column: the column with the text, if the file has rows.
+        quoting: how to read quotes in CSV and TSV.
 
     Raises:
-        UserError: the file is not UTF-8, JSON or Parquet; there is no such column; a value in it is no text, or is too
-            long. The message has the number of the line.
+        UserError: the file is not UTF-8, JSON or Parquet; there is no such column; or a value in it is not text or is
+            too long. The message has the line number.
     """
     suffix = ending(path)
     if suffix in PARQUET:
@@ -128,7 +128,7 @@ def records(path: Path, column: str, quoting: Quoting = "auto") -> Iterator[str]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Each line with its number and its line break."""
+    """Yield each line with its number and its line break."""
     with open_bytes(path) as stream:
         for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE + 1), b""), 1):
             where = f"{path}:{number}"
@@ -151,7 +151,7 @@ def _too_long(where: str, what: str, unit: str) -> UserError:
 
 
 def not_too_long(text: str, where: str) -> str:
-    """The text of a row, after checking its length.
+    """Return the text of a row after checking its length.
 
     Raises:
         UserError: it has more than `LONGEST_LINE` characters.
@@ -175,7 +175,7 @@ def _jsonl_rows(path: Path, column: str) -> Iterator[str]:
         except json.JSONDecodeError as error:
             found = f"{error.msg} at column {error.colno}"
             raise UserError(where, expected="a JSON object", found=found, fix=fix) from None
-        except (RecursionError, ValueError) as error:  # Python's limits
+        except (RecursionError, ValueError) as error:  # limits of Python
             is_number = isinstance(error, ValueError)
             found = "a number of thousands of digits" if is_number else "brackets that are nested too deeply"
             raise UserError(where, expected="a JSON object", found=found, fix=fix) from None
@@ -186,7 +186,7 @@ def _jsonl_rows(path: Path, column: str) -> Iterator[str]:
         if not isinstance(row[column], str | None):
             raise _no_column(where, column, f"{type(row[column]).__name__} in it")
         text = row[column] or ""
-        if _LONE_SURROGATE.search(text):  # possible in JSON, but in no text that a tokenizer reads
+        if _LONE_SURROGATE.search(text):  # possible in JSON, but tokenizers cannot read it
             raise _no_column(where, column, "half a surrogate pair in it")
         yield text
 
@@ -216,7 +216,7 @@ def _parquet_rows(path: Path, column: str) -> Iterator[str]:
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
                 raise _no_column(str(path), column, f"{kind} in it")
             for group in range(file.num_row_groups):
-                size = file.metadata.row_group(group).total_byte_size  # decompressed; no text is larger than that
+                size = file.metadata.row_group(group).total_byte_size  # decompressed; no text is larger than this
                 rows = min(PARQUET_ROWS, max(PARQUET_BYTES // max(size, 1), 1))
                 batches = file.iter_batches(batch_size=rows, row_groups=[group], columns=[column])
                 for text in itertools.chain.from_iterable(batch.column(0).to_pylist() for batch in batches):

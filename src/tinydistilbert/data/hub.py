@@ -1,4 +1,4 @@
-"""Text from data sets that the `datasets` library reads: on the hub, or in a folder that `save_to_disk` wrote."""
+"""Text from data sets that the `datasets` library reads: from the hub, or from a folder written by `save_to_disk`."""
 
 import hashlib
 import re
@@ -24,16 +24,16 @@ _SPLIT_OF_FOLDER = re.compile(r"(?P<folder>.+)::(?P<split>[\w.-]+)")
 
 @dataclass(frozen=True)
 class HubName:
-    """A data set on the hub as `datasets.load_dataset` takes it: `owner/name:configuration:split`."""
+    """A data set on the hub with the arguments of `datasets.load_dataset`: `owner/name:configuration:split`."""
 
     name: str
     config: str | None = None
     split: str | None = None
-    """Also a part of one, as `train[:10%]`."""
+    """A split, or a part of one such as `train[:10%]`."""
 
 
 def parse(text: str) -> HubName | None:
-    """`owner/name`, `owner/name:configuration`, `owner/name:configuration:split`, or `owner/name::split`; else None."""
+    """Parse `owner/name`, with `:configuration`, `:configuration:split` or `::split`; None for other texts."""
     if _NAME.fullmatch(text):
         return HubName(text)
     found = _NAME_WITH_PARTS.fullmatch(text)
@@ -43,7 +43,7 @@ def parse(text: str) -> HubName | None:
 
 
 def saved_folder(text: str) -> tuple[Path, str | None] | None:
-    """The folder of `folder` or `folder::split` and the split, where `save_to_disk` wrote it; else None."""
+    """Return folder and split of `folder` or `folder::split`, if `save_to_disk` wrote the folder; else None."""
     found = _SPLIT_OF_FOLDER.fullmatch(text)
     path, split = (Path(found["folder"]), found["split"]) if found else (Path(text), None)
     path = path.expanduser()
@@ -51,13 +51,13 @@ def saved_folder(text: str) -> tuple[Path, str | None] | None:
 
 
 def load_saved(folder: Path, split: str | None, *, default: str, where: str) -> "Dataset":
-    """One split of a folder that `save_to_disk` wrote; a data set without splits is taken whole.
+    """Return one split of a folder that `save_to_disk` wrote; a data set without splits is taken whole.
 
     Args:
-        folder: what `saved_folder` found.
-        split: which; None = `default`.
-        default: which, of a folder with splits.
-        where: the key of the recipe, for errors.
+        folder: as returned by `saved_folder`.
+        split: name of the split; None = `default`.
+        default: the default split of a folder with splits.
+        where: the recipe key, for errors.
 
     Raises:
         UserError: it cannot be read, or has no such split.
@@ -86,22 +86,22 @@ def is_saved(folder: Path) -> bool:
     """Whether `folder` was written by `save_to_disk` of the `datasets` library."""
     try:
         return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-    except OSError:  # a name that is too long
+    except OSError:  # the name is too long
         return False
 
 
 def load(name: str, config: str | None, split: str | None = None) -> "dict[str, Dataset]":
-    """The splits of a data set on the hub (or in its local cache) or of a saved folder; `train` is among them.
+    """Return the splits of a data set on the hub (or in its local cache) or in a saved folder; `train` is among them.
 
     Args:
-        name: on the hub, or a folder.
+        name: name on the hub, or a folder.
         config: configuration on the hub.
-        split: the one that is `train`; then there is no other.
+        split: the split to use as `train`; then there is no other.
 
     Raises:
-        UserError: it cannot be loaded, because of the network, its name or its configuration, or has no train split.
+        UserError: it cannot be loaded, because of the network, its name or its configuration, or it has no train split.
     """
-    import datasets  # takes a second, and other sources do not need it
+    import datasets  # takes a second to import; other sources do not need it
 
     where = f"corpus.source {name}"
     if is_saved(Path(name)) and split is not None:
@@ -116,17 +116,17 @@ def load(name: str, config: str | None, split: str | None = None) -> "dict[str, 
 
 
 def stream(name: str, config: str | None, split: str | None = None) -> "tuple[dict[str, IterableDataset], str]":
-    """The splits of a data set on the hub, which are fetched while they are read, and their fingerprint.
+    """Return the splits of a data set on the hub, fetched while they are read, and their fingerprint.
 
-    The data set stays at the revision that it has now, though it may change on the hub while it is read.
+    The revision is pinned, because the data set may change on the hub while it is read.
 
     Args:
-        name: on the hub.
-        config: configuration.
-        split: the one that is `train`; then there is no other.
+        name: name on the hub.
+        config: configuration on the hub.
+        split: the split to use as `train`; then there is no other.
 
     Raises:
-        UserError: as `load`.
+        UserError: as for `load`.
     """
     import datasets
     from huggingface_hub import HfApi
@@ -142,7 +142,7 @@ def stream(name: str, config: str | None, split: str | None = None) -> "tuple[di
 
 @contextmanager
 def _loading(where: str) -> Iterator[None]:
-    """What reads a data set on the hub.
+    """Turn errors of reading a data set on the hub into `UserError`.
 
     Raises:
         UserError: it cannot be read.
@@ -158,7 +158,7 @@ def _loading(where: str) -> Iterator[None]:
 
 
 def _with_train(splits: dict[str, D], name: str, config: str | None, size: Callable[[D], str]) -> dict[str, D]:
-    """The splits, if `train` is among them; those that are not read are told, with their size."""
+    """Return the splits, if `train` is among them; a notice names those that are not read, with their sizes."""
     where = f"corpus.source {name}"
     if "train" not in splits:
         found, fix = ", ".join(splits), f"name one: {name}:{config or ''}:{next(iter(splits), 'split')}"
@@ -170,14 +170,14 @@ def _with_train(splits: dict[str, D], name: str, config: str | None, size: Calla
 
 
 def records(dataset: "Dataset | IterableDataset", name: str, column: str) -> Iterator[str]:
-    """The texts of one column, read in batches from disk or from the hub; a null is an empty text.
+    """Yield the texts of one column, read in batches from disk or from the hub; a null becomes an empty text.
 
     Raises:
         UserError: there is no such column, it does not hold texts, or one of them is too long.
-        SourceLost: the hub failed on the way.
+        SourceLost: the hub failed part of the way.
     """
     features = dataset.features
-    if features is None:  # of a stream of JSON, whose columns its first row shows
+    if features is None:  # a stream of JSON: its first row shows its columns
         row: dict[str, Any] = next(_fetched(dataset.take(1), name), {})
         found, is_text = ", ".join(row), isinstance(row.get(column, 0), str | None)
     else:
@@ -193,10 +193,10 @@ def records(dataset: "Dataset | IterableDataset", name: str, column: str) -> Ite
 
 
 def _fetched(rows: Iterable[Any], name: str) -> Iterator[Any]:
-    """Rows or batches as they come.
+    """Yield rows or batches as they arrive.
 
     Raises:
-        SourceLost: what reads them failed: of libraries for the network, errors have no class in common.
+        SourceLost: reading them failed. Any exception counts, because network libraries have no common error class.
     """
     iterator = iter(rows)
     while True:
@@ -212,6 +212,6 @@ def _fetched(rows: Iterable[Any], name: str) -> Iterator[Any]:
 
 
 def fingerprint(splits: "dict[str, Dataset]") -> str:
-    """SHA-256 over the fingerprints of the splits by `datasets`, which change with the revision of the data."""
+    """Return the SHA-256 over the splits' fingerprints by `datasets`, which change with the revision of the data."""
     lines = [f"{split} {dataset._fingerprint}" for split, dataset in sorted(splits.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Masked batches for pretraining: token blocks in, tensors out, a pure function of the step."""
+"""Masked batches for pretraining, made from token blocks as a pure function of the step."""
 
 import functools
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import ramp_at
 
 VALIDATION_BATCH = 16
-"""Blocks whose masks are drawn together on validation text, whatever the batches of the training are."""
+"""Blocks whose masks are drawn together on validation text, whatever the training batch size."""
 VALIDATION_SEED = 1
-"""Of the masks of validation, whatever the seed of the run, so that runs can be compared."""
+"""Seed of the validation masks, whatever the seed of the run, so that runs can be compared."""
 VALIDATION_RATE = 0.15
-"""Of the masks of validation, whatever the recipe's masking (Devlin et al. 2019)."""
+"""Mask rate of validation, whatever the recipe's masking (Devlin et al. 2019)."""
 VALIDATION_MASKING = schema.Masking(
     rate=VALIDATION_RATE, mask_share=0.8, random_share=0.1, whole_words=False, smoothing=0.0
 )
@@ -33,57 +33,57 @@ Attention = Literal["block", "documents"]
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn for some blocks: which tokens to guess, and where the KL is taken."""
+    """What was drawn for some blocks: the tokens to predict, and the positions of the KL."""
 
     input_ids: Int64[np.ndarray, "batch length"]
-    """With the chosen tokens hidden."""
+    """The tokens, with the chosen ones masked."""
     labels: Int64[np.ndarray, "batch length"]
-    """The token where it was chosen, -100 elsewhere."""
+    """The original token where it was chosen, -100 elsewhere."""
     soft: Bool[np.ndarray, "batch length"]
-    """Where the soft targets count."""
+    """The positions at which the KL is taken."""
 
 
 @dataclass(frozen=True)
 class MaskedBatches:
     """The micro-batches of each optimiser step: a pure function of the seed and the step.
 
-    Each micro-batch has `input_ids` and `labels` [batch length]; `masked`, `counted` and `soft`, the flat positions of
-    the masked tokens, of all that are not padding, and of those at which the KL is taken, the masked ones first; and
-    `attention_mask` only when it is needed: [batch length] where there is padding, or [batch 1 length length] where
-    documents are kept apart. The flat positions are found here, on the CPU, so that no device has to wait for them.
+    Each micro-batch has `input_ids` and `labels` [batch length]; the flat positions `masked` (masked tokens), `counted`
+    (all tokens except padding) and `soft` (tokens at which the KL is taken, the masked ones first); and, only if
+    needed, `attention_mask`: [batch length] if there is padding, or [batch 1 length length] if documents are kept
+    apart. The flat positions are computed on the CPU, so that no device has to wait for them.
     """
 
     blocks: TokenBlocks
     attention: Attention
     masking: schema.Masking
     objective: schema.Objective
-    """Says where the KL is taken."""
+    """Sets where the KL is taken."""
     optimization: schema.Optimization
-    """Says how large a batch is."""
+    """Sets the batch size."""
     seed: int
     steps: int
-    """Optimiser steps of the whole training, over which a mask rate of two numbers changes."""
+    """Optimiser steps of the whole training, over which a mask rate given as two numbers changes."""
 
     @property
     def epochs_end_steps(self) -> bool:
-        """Whether the last step of an epoch has only the blocks that are left, as in a loop over epochs.
+        """Whether the last step of an epoch has only the remaining blocks, as in a loop over epochs.
 
-        So it is in TinyDistilBERT; else the blocks are one stream, and a step may lie across the border of two epochs.
+        This is so in TinyDistilBERT. Otherwise the blocks are one stream, and a step may span two epochs.
         """
         return self.objective.reduction == "notebook"
 
     @property
     def blocks_per_step(self) -> int:
-        """Blocks that one optimiser step reads."""
+        """Blocks per optimiser step."""
         return self.optimization.batch_size * self.optimization.gradient_accumulation_steps
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch where epochs end steps: the last one may be smaller."""
+        """Optimiser steps per epoch if epochs end steps; the last step may be smaller."""
         return -(-len(self.blocks.train) // self.blocks_per_step)
 
     def chosen(self, step: int) -> tuple[Int64[np.ndarray, " batch"], Int64[np.ndarray, " batch"]]:
-        """The training blocks that `step` reads, and the epoch that it reads each in."""
+        """Return the training blocks that `step` reads, and the epoch of each."""
         rows = len(self.blocks.train)
         if self.epochs_end_steps:
             epoch, part = divmod(step, self.steps_per_epoch)
@@ -92,7 +92,7 @@ class MaskedBatches:
         return stream_part(step, rows, self.blocks_per_step, self.seed)
 
     def draw(self, original: Int64[np.ndarray, "batch length"], *, rate: float, number: int) -> Drawn:
-        """Masks and KL positions of some training blocks; another `number` gives others."""
+        """Draw masks and KL positions of some training blocks; another `number` gives others."""
         objective = self.objective
         return _draw(
             original, self.blocks, self.masking, rate, objective.kl_positions, objective.kl_sampled_share, self.seed,
@@ -100,7 +100,7 @@ class MaskedBatches:
         )  # fmt: skip
 
     def __call__(self, step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
-        """The micro-batches of `step`; masks are drawn for all at once, so their size does not change them."""
+        """Return the micro-batches of `step`; masks are drawn for all at once, so they do not depend on the split."""
         indices, _ = self.chosen(step)
         original = self.blocks.train[indices].astype(np.int64)
         drawn = self.draw(original, rate=ramp_at(self.masking.rate, step, self.steps), number=step)
@@ -108,9 +108,9 @@ class MaskedBatches:
 
 
 def validation_batches(blocks: TokenBlocks, limit: int, *, attention: Attention) -> Iterator[dict[str, Tensor]]:
-    """The first `limit` validation blocks (0 = all), with masks that depend on the blocks only; `soft` is `masked`.
+    """Yield the first `limit` validation blocks (0 = all); masks depend on the blocks only, and `soft` is `masked`.
 
-    15 % of the tokens are masked, 80/10/10, each by itself, whatever a recipe says, so that recipes can be compared.
+    15 % of the tokens are masked, 80/10/10, each token by itself, whatever the recipe, so that recipes can be compared.
     """
     count = min(limit or len(blocks.validation), len(blocks.validation))
     for start in range(0, count, VALIDATION_BATCH):
@@ -121,7 +121,7 @@ def validation_batches(blocks: TokenBlocks, limit: int, *, attention: Attention)
 
 @functools.lru_cache(maxsize=2)
 def _chance(blocks: TokenBlocks, rate: float, smoothing: float) -> float | Float[np.ndarray, " vocabulary"]:
-    """What `mask_tokens` takes as the chance of each token; kept, for most rates stay the same from step to step."""
+    """Return `chance` for `mask_tokens`; cached, because most rates stay the same from step to step."""
     return token_chances(blocks.token_counts, rate, smoothing, blocks.special_ids) if smoothing else rate
 
 
@@ -157,7 +157,7 @@ def micro_batches(
     batch_size: int,
     attention: Attention,
 ) -> list[dict[str, Tensor]]:
-    """Blocks and what was drawn for them, cut into micro-batches (see `MaskedBatches`)."""
+    """Cut blocks and what was drawn for them into micro-batches (see `MaskedBatches`)."""
     batches = []
     for start in range(0, len(original), batch_size):
         part = slice(start, start + batch_size)
@@ -182,10 +182,10 @@ def micro_batches(
 def document_mask(
     input_ids: Integer[np.ndarray, "batch length"], sep_token_id: int, counted: Bool[np.ndarray, "batch length"]
 ) -> Bool[np.ndarray, "batch 1 length length"]:
-    """Which position (third axis) may look at which (last): those of its own document that are not padding.
+    """Return which positions (last axis) each position (third axis) attends to: those of its document without padding.
 
-    A document ends with its [SEP]; the [CLS] of a block belongs to the first. Each position may look at itself, so that
-    no row is empty: attention over nothing is not a number, though at padding nobody reads it.
+    A document ends with its [SEP]; the [CLS] of a block belongs to the first document. Each position attends to itself,
+    so that no row is empty: attention over nothing would be NaN, although nothing reads it at padding.
     """
     is_end = input_ids == sep_token_id
     document = np.cumsum(is_end, axis=1) - is_end
@@ -195,5 +195,5 @@ def document_mask(
 
 
 def useful_tokens(batch: dict[str, Tensor]) -> int:
-    """Tokens of text in a batch: positions that are not padding."""
+    """Return the number of text tokens in a batch: positions that are not padding."""
     return len(batch["counted"])

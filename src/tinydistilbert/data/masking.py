@@ -1,4 +1,4 @@
-"""Dynamic masking: the tokens that the model has to predict are drawn again each time a block is used."""
+"""Dynamic masking: the tokens to predict are drawn anew each time a block is used."""
 
 from collections.abc import Sequence
 
@@ -26,24 +26,24 @@ def mask_tokens(
 ) -> tuple[Int64[np.ndarray, "batch length"], Int64[np.ndarray, "batch length"]]:
     """Choose tokens to predict, and mask most of them; a pure function of its arguments.
 
-    Each token that is not special is chosen with its `chance`; in a row where none is chosen, the one whose draw was
-    nearest to its chance is. Of the chosen, `mask_share` become [MASK], `random_share` a token drawn uniformly from all
-    that are not special, and the others stay unchanged (80/10/10 in Devlin et al. 2019, section 3.1).
+    Each non-special token is chosen with its `chance`; if a row has none, the token whose draw came nearest to its
+    chance is chosen. Of the chosen tokens, `mask_share` become [MASK], `random_share` a token drawn uniformly from all
+    non-special ones, and the others stay unchanged (80/10/10 in Devlin et al. 2019, section 3.1).
 
-    With whole words, a word is chosen with the mean chance of its pieces, and then with all of them, so the expected
-    number of chosen tokens is the same; [MASK], random or unchanged is drawn for each piece, as in the whole-word
-    release of BERT. A piece after a special token begins a word: it is the rest of a word that the start of the block
-    cut, or the first word of a text, which some tokenizers do not mark.
+    With whole words, a word is chosen with the mean chance of its pieces, and then all its pieces are, so the expected
+    number of chosen tokens is the same. Whether a piece becomes [MASK], becomes random or stays unchanged is drawn for
+    each piece, as in the whole-word release of BERT. A piece after a special token begins a word: it is the rest of a
+    word cut at the start of the block, or the first word of a text, which some tokenizers do not mark.
 
     Args:
         input_ids: unmasked tokens; the array is not changed.
-        masking: shares of [MASK] and of random tokens. The rate is not read, because it may change from step to step.
-        chance: of each token to be chosen: the rate, or the result of `token_chances`.
+        masking: shares of [MASK] and of random tokens. Its rate is not read, because it may change from step to step.
+        chance: probability that each token is chosen: the rate, or the result of `token_chances`.
         continues_word: for whole words: the tokens that belong to the word of the token before them.
         special_ids: tokens that are neither chosen nor drawn: [CLS], [SEP], [PAD], [UNK], [MASK].
         mask_token_id: id of [MASK].
         vocab_size: number of tokens; every id is below it.
-        seed: the run's seed.
+        seed: seed of the run.
         step: number of the batch; each batch has another mask.
 
     Returns:
@@ -60,7 +60,7 @@ def mask_tokens(
     if continues_word is not None:
         draws, chances = _by_word(draws, chances, special, continues_word[input_ids])
     draws = np.where(special, np.inf, draws)
-    # Every row with a finite score loses its lowest one: that changes only rows in which no draw is below its chance.
+    # Mask the lowest finite score of every row: this changes only rows in which no draw is below its chance.
     scores = draws / chances
     chosen = (draws < chances) | ((scores == scores.min(axis=1, keepdims=True)) & np.isfinite(scores))
     fate = random.random(input_ids.shape)
@@ -80,7 +80,7 @@ def _by_word(
     special: Bool[np.ndarray, "batch length"],
     continues: Bool[np.ndarray, "batch length"],
 ) -> tuple[Float[np.ndarray, "batch length"], float | Float[np.ndarray, "batch length"]]:
-    """The draw of a word's first piece and the mean of its pieces' chances, for all of its pieces."""
+    """Give all pieces of a word the draw of its first piece and the mean of its pieces' chances."""
     begins = special | ~continues
     begins[:, 0] = True
     begins[:, 1:] |= special[:, :-1]
@@ -95,15 +95,15 @@ def _by_word(
 def token_chances(
     token_counts: Int64[np.ndarray, " vocabulary"], rate: float, smoothing: float, special_ids: Sequence[int]
 ) -> Float[np.ndarray, " vocabulary"]:
-    """The chance of each token to be chosen where rare tokens are to be predicted more often than frequent ones.
+    """Return the chance of each token to be chosen, higher for rare tokens than for frequent ones.
 
-    min(1, scale · max(count, 1)^-smoothing), with the one scale for which `rate` of all tokens of the counted corpus
-    are chosen in expectation. The weights are those of DistilBERT's authors (their `mlm_smoothing`, 0.7), who draw a
-    fixed number of tokens from each batch with them; here the chance of a token does not depend on its neighbours.
+    It is min(1, scale · max(count, 1)^-smoothing), with the scale for which the expected share of chosen tokens in the
+    counted corpus is `rate`. The weights are those of DistilBERT's authors (their `mlm_smoothing`, 0.7). They draw a
+    fixed number of tokens per batch with them; here the chance of a token does not depend on its neighbours.
 
     Args:
         token_counts: how often each token occurs in the training corpus.
-        rate: share of its tokens to be chosen, below 1.
+        rate: share of the corpus's tokens to choose, below 1.
         smoothing: 0 gives every token the same chance.
         special_ids: tokens that are never chosen, whose counts therefore do not matter.
     """
@@ -114,7 +114,7 @@ def token_chances(
         return np.full(len(counts), rate)
     order = np.argsort(-weights, kind="stable")
     ordered_counts, ordered_weights = counts[order], weights[order]
-    # scale[k] is correct if exactly the k tokens of the highest weights have a chance of 1: take the first such k.
+    # scale[k] is correct if exactly the k tokens with the highest weights have a chance of 1: take the first such k.
     always = np.cumsum(ordered_counts) - ordered_counts
     others = np.cumsum((ordered_counts * ordered_weights)[::-1])[::-1]
     with np.errstate(divide="ignore"):

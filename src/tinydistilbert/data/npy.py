@@ -10,20 +10,20 @@ import numpy as np
 from tinydistilbert.storage import disk
 
 BYTES_AT_ONCE = 2**20
-"""That are read of the part that is kept."""
+"""Bytes of the kept part that are read at a time."""
 
 
 class RowFile:
     """A `.npy` file that grows by rows; its header gets the number of rows when the file is closed.
 
     Args:
-        path: the file; an existing one is overwritten, or cut to what is kept of it.
-        row_shape: the shape of one row, () for numbers.
-        dtype: type in which the rows are stored.
-        kept: rows of an existing file that are kept.
+        path: the file; an existing one is overwritten, or truncated to the kept rows.
+        row_shape: shape of a row, () for numbers.
+        dtype: type of the stored rows.
+        kept: rows of an existing file to keep.
 
     Raises:
-        OSError: rows are to be kept, and there is no file, or one that is too short.
+        OSError: there are rows to keep, but the file is missing or too short.
     """
 
     def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: np.dtype[Any], kept: int = 0) -> None:
@@ -50,11 +50,11 @@ class RowFile:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the rows, without the header."""
+        """Return the SHA-256 of the rows, without the header."""
         return self._hash.hexdigest()
 
     def append(self, part: np.ndarray) -> None:
-        """Add rows at the end."""
+        """Append rows."""
         assert part.shape[1:] == self._row_shape, (part.shape, self._row_shape)
         content = np.ascontiguousarray(part, dtype=self._dtype).data
         self._stream.write(content)
@@ -62,7 +62,7 @@ class RowFile:
         self.rows += len(part)
 
     def sync(self) -> None:
-        """Make the rows so far durable."""
+        """Make the rows written so far durable."""
         self._stream.flush()
         disk.sync(self._path)
 

@@ -1,4 +1,4 @@
-"""The order of examples: every batch is a pure function of a seed and its number, so there is no state to save."""
+"""The order of examples: each batch is a pure function of a seed and its number, so there is no state to save."""
 
 import functools
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from tinydistilbert.data.randomness import generator
 
 GROUPED_BATCHES = 50
-"""Number of batches that are sorted by length together: many enough for little padding, and few enough to mix well."""
+"""Number of batches sorted by length together: enough for little padding, few enough to mix well."""
 
 
 @functools.lru_cache(maxsize=4)
 def _epoch_order(examples: int, seed: int, epoch: int) -> Int64[np.ndarray, " examples"]:
-    """A permutation of all examples; cached, because consecutive steps read from the same one."""
+    """Return a permutation of all examples; cached, because consecutive steps use the same one."""
     order = generator("epoch order", seed, epoch).permutation(examples)
     order.flags.writeable = False
     return order
@@ -25,10 +25,10 @@ def _epoch_order(examples: int, seed: int, epoch: int) -> Int64[np.ndarray, " ex
 def stream_part(
     step: int, examples: int, batch_size: int, seed: int
 ) -> tuple[Int64[np.ndarray, " batch_size"], Int64[np.ndarray, " batch_size"]]:
-    """The examples of batch number `step`, from 0, in an endless stream of shuffled epochs, and the epoch of each.
+    """Return the examples of batch `step`, from 0, in an endless stream of shuffled epochs, and the epoch of each.
 
-    The stream has all examples in a random order, then all of them in another order, and so on; a batch may begin in
-    one epoch and end in a later one.
+    The stream has all examples in random order, then all of them in another order, and so on; a batch may begin in one
+    epoch and end in a later one.
     """
     assert examples > 0 and step >= 0, (examples, step)
     parts, epochs = [], []
@@ -42,9 +42,9 @@ def stream_part(
 
 
 def epoch_part(part: int, epoch: int, examples: int, batch_size: int, seed: int) -> Int64[np.ndarray, " batch"]:
-    """The examples of batch number `part`, from 0, of one epoch; the last batch may be smaller.
+    """Return the examples of batch `part`, from 0, of one epoch; the last batch may be smaller.
 
-    The order of an epoch is that of `stream_part`.
+    An epoch has the same order as in `stream_part`.
     """
     order = _epoch_order(examples, seed, epoch)[part * batch_size : (part + 1) * batch_size]
     assert len(order), (part, examples, batch_size)
@@ -59,15 +59,15 @@ def length_grouped(
     *,
     sorted_together: int = GROUPED_BATCHES,
 ) -> "Batches":
-    """One epoch of batches whose examples have similar lengths, so that little of a batch is padding.
+    """Return one epoch of batches whose examples have similar lengths, for little padding.
 
     All examples are shuffled; each group of `sorted_together` batches is sorted by length and cut into batches; then
-    the batches are shuffled. Every example occurs exactly once, and only one batch may be smaller than `batch_size`.
+    the batches are shuffled. Each example occurs exactly once, and only one batch may be smaller than `batch_size`.
 
     Args:
         lengths: length of each example in tokens.
         batch_size: examples in a batch.
-        seed: the run's seed.
+        seed: seed of the run.
         epoch: number of the epoch; each epoch has other batches.
         sorted_together: batches in a group; with 1, batches are random.
     """
@@ -81,12 +81,12 @@ def length_grouped(
 
 
 class Batches(Sequence[Int64[np.ndarray, " _"]]):
-    """Batches that are cut out of one array: as arrays of their own, those of many examples would take more memory.
+    """Batches as slices of one array: separate arrays would take more memory for many examples.
 
     Args:
         order: the examples, batch after batch.
         batch_size: examples in a batch; the last one may have fewer.
-        numbers: of the batches, in the order in which they come.
+        numbers: numbers of the batches, in their order.
     """
 
     def __init__(self, order: NDArray[np.integer[Any]], batch_size: int, numbers: NDArray[np.int64]) -> None:

@@ -1,7 +1,7 @@
-"""A corpus that every machine has: sentences of the Python manual and of the standard library's documentation.
+"""A corpus that every machine has: the Python manual and the standard library's documentation.
 
-The source files of the library are parsed, not imported. Of their docstrings and comment blocks, paragraphs of English
-are kept, one a line. A document is one topic of the manual or one module.
+The library's source files are parsed, not imported. English paragraphs of their docstrings and comment blocks are kept,
+one per line. A document is one topic of the manual or one module.
 """
 
 import ast
@@ -15,23 +15,23 @@ from pydoc_data import topics as manual
 from typing import NamedTuple
 
 Document = tuple[str, str]
-"""Name and text, one paragraph a line."""
+"""Name and text, one paragraph per line."""
 
 
 class Function(NamedTuple):
-    """A public function or method of the library, and what its docstring says that it does."""
+    """A public function or method of the library, with the summary of its docstring."""
 
     module: str
-    """Its document: `module shutil.py`."""
+    """Name of its document: `module shutil.py`."""
     name: str
-    """With the class in front: `ZipFile.extract`."""
+    """Name with the class: `ZipFile.extract`."""
     parameters: tuple[str, ...]
-    """Names, without `self` and `cls`."""
+    """Parameter names, without `self` and `cls`."""
     summary: str
-    """First sentence of the docstring."""
+    """The first sentence of the docstring."""
 
 
-# Tests, programs, installed packages, tables of characters, and the file of the manual, which is read as topics.
+# Tests, programs, installed packages, character tables, and the file of the manual, which is read by topic.
 SKIPPED_FOLDERS = frozenset({
     "test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "__phello__", "encodings", "pydoc_data",
     "site-packages", "dist-packages", "__pycache__",
@@ -40,7 +40,7 @@ MIN_WORDS = 8
 MIN_SUMMARY_WORDS = 5
 MIN_LETTERS = 0.85
 MIN_PLAIN_WORDS = 0.75
-# A sentence of English has some of these; a list of names, a signature or a line of code seldom has.
+# English sentences contain some of these; lists of names, signatures and code seldom do.
 FUNCTION_WORDS = frozenset({
     "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "if", "in", "is", "it", "not", "of", "on", "or",
     "that", "the", "this", "to", "was", "when", "which", "with",
@@ -58,9 +58,9 @@ _COMMENT = re.compile(r"[ \t]*#+ ?(?P<text>.*)")
 
 
 def _segments(text: str) -> Iterator[str]:
-    """Cut a text at blank lines, bullets and changes of indentation, and join the lines of each part.
+    """Split a text at blank lines, bullets and changes of indentation, and join the lines of each part.
 
-    So a signature is separated from its indented description, and a code block from the paragraph before it.
+    This separates a signature from its indented description, and a code block from the paragraph before it.
     """
     lines: list[str] = []
     indent: int | None = None  # None: the next line sets it, as the one after a bullet does
@@ -84,7 +84,7 @@ def _without_markup(paragraph: str) -> str:
 
 
 def is_prose(paragraph: str, min_words: int) -> bool:
-    """Whether a paragraph reads as English: mostly letters and plain words, with function words among them."""
+    """Whether a paragraph reads as English: mostly letters and plain words, including function words."""
     words = paragraph.split()
     if len(words) < min_words or ">>>" in paragraph or "::" in paragraph:
         return False
@@ -96,7 +96,7 @@ def is_prose(paragraph: str, min_words: int) -> bool:
 
 
 def paragraphs(text: str) -> Iterator[str]:
-    """The paragraphs of prose in a docstring or manual page, each on one line, up to its last complete sentence.
+    """Yield the prose paragraphs of a docstring or manual page, each on one line, up to its last complete sentence.
 
     Markup, headings, tables, code, signatures and lines that introduce them ("For example:") are dropped.
     """
@@ -118,7 +118,7 @@ def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def _comments(source: str) -> Iterator[tuple[int, str]]:
-    """Blocks of comment lines, with the number of their last line."""
+    """Yield blocks of comment lines, with the number of their last line."""
     block: list[str] = []
     for number, line in enumerate([*source.splitlines(), ""]):
         comment = _COMMENT.fullmatch(line)
@@ -130,13 +130,13 @@ def _comments(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _module_text(source: str, tree: ast.Module) -> str:
-    """Docstrings and comments of a source file, in the order of the file."""
+    """Return the docstrings and comments of a source file, in order."""
     parts = sorted([*_docstrings(tree), *_comments(source)])
     return "\n\n".join(text for _, text in parts)
 
 
 def _modules(library: Path) -> Iterator[tuple[str, Path]]:
-    """Name of the document and source file of each module."""
+    """Yield the document name and source file of each module."""
     for path in sorted(library.rglob("*.py")):
         relative = path.relative_to(library)
         if SKIPPED_FOLDERS.isdisjoint(relative.parts) and not relative.parts[0].startswith("config-"):
@@ -144,7 +144,7 @@ def _modules(library: Path) -> Iterator[tuple[str, Path]]:
 
 
 def clean(pages: Iterable[Document]) -> Iterator[Document]:
-    """The prose of each page, without paragraphs of earlier pages; pages without any prose are dropped."""
+    """Yield the prose of each page, without paragraphs of earlier pages; drop pages without prose."""
     seen: set[str] = set()
     for name, text in pages:
         new = [p for p in dict.fromkeys(paragraphs(text)) if p not in seen]
@@ -154,7 +154,7 @@ def clean(pages: Iterable[Document]) -> Iterator[Document]:
 
 
 def functions_of(module: str, tree: ast.Module) -> Iterator[Function]:
-    """The public functions of a source file whose docstring begins with a sentence of prose, in the file's order."""
+    """Yield the public functions of a source file whose docstring begins with a sentence of prose, in order."""
 
     def found_in(body: list[ast.stmt], prefix: str) -> Iterator[Function]:
         for node in body:
@@ -174,7 +174,7 @@ def functions_of(module: str, tree: ast.Module) -> Iterator[Function]:
 
 @functools.cache
 def _library() -> tuple[tuple[Document, ...], tuple[Function, ...]]:
-    """Documents and functions: parsing the library is most of the work for either."""
+    """Return documents and functions together: parsing the library is most of the work for either."""
     pages = [(f"topic {name}", text) for name, text in sorted(manual.topics.items())]
     found: dict[str, Function] = {}
     for name, path in _modules(Path(sysconfig.get_path("stdlib"))):
@@ -187,10 +187,10 @@ def _library() -> tuple[tuple[Document, ...], tuple[Function, ...]]:
 
 
 def documents() -> tuple[Document, ...]:
-    """All documents of the running interpreter's library, in a fixed order; the first call takes some seconds."""
+    """Return all documents of the interpreter's library, in a fixed order; the first call takes some seconds."""
     return _library()[0]
 
 
 def functions() -> tuple[Function, ...]:
-    """All documented functions of the library, in a fixed order; of several with the same summary the first."""
+    """Return all documented functions of the library, in a fixed order; only the first for each summary."""
     return _library()[1]

@@ -4,10 +4,10 @@ import numpy as np
 
 
 def generator(purpose: str, *key: int) -> np.random.Generator:
-    """A generator that depends on `purpose` and `key` only; with another purpose or key, its numbers are independent.
+    """Return a generator that depends on `purpose` and `key` only; another purpose or key gives independent numbers.
 
-    Counter-based (Philox, Salmon et al. 2011), seeded through NumPy's `SeedSequence`, so that the streams of seeds 0
-    and 1 are unrelated.
+    It is counter-based (Philox, Salmon et al. 2011) and seeded through NumPy's `SeedSequence`, so that the streams of
+    seeds 0 and 1 are unrelated.
     """
     entropy = [int.from_bytes(purpose.encode(), "big"), *key]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))

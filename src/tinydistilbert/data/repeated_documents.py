@@ -1,4 +1,4 @@
-"""Documents that were there before, found by their hash in bounded memory."""
+"""Duplicate documents, found by their hash in bounded memory."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,7 +6,7 @@ from tinydistilbert.data.document_tokens import batches_of
 from tinydistilbert.data.seen_texts import SeenTexts, hashes_of
 
 CHARACTERS_AT_ONCE = 1_000_000
-"""Of the documents that are looked up together."""
+"""Characters of the documents looked up together."""
 
 
 class SeenDocuments:
@@ -14,13 +14,13 @@ class SeenDocuments:
 
     def __init__(self) -> None:
         self.repeated = 0
-        """Documents that were left out."""
+        """Number of documents left out."""
         self._seen = SeenTexts()
 
     def further(self, documents: Iterable[str]) -> Iterator[str]:
-        """Those of further documents that were not there before, in their order.
+        """Yield those of further documents that did not occur before, in order.
 
-        White space at the ends or doubled makes no other document.
+        Leading, trailing and repeated white space is ignored in the comparison.
         """
         for batch in batches_of(documents, CHARACTERS_AT_ONCE):
             is_new = self._seen.add(hashes_of([(" ".join(document.split()),) for document in batch]))

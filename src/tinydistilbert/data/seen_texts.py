@@ -1,4 +1,4 @@
-"""Which texts were there before: by their hashes, in bounded memory."""
+"""Which texts occurred before: by their hashes, in bounded memory."""
 
 import hashlib
 import itertools
@@ -10,15 +10,15 @@ from jaxtyping import Bool, UInt64
 from tinydistilbert.storage import disk, scratch
 
 HASHES_IN_MEMORY = 1_000_000
-"""Of those that came last; earlier ones are in sorted files that are mapped into memory."""
+"""Number of latest hashes in memory; earlier ones are in sorted, memory-mapped files."""
 TEXTS_AT_ONCE = 10_000
-"""That are looked up together."""
+"""Texts that are looked up together."""
 
 
 class SeenTexts:
     """The hashes of all texts so far.
 
-    A hash has 64 bits: of 100 million different texts one is taken for another with a chance of 1 in 3,700.
+    A hash has 64 bits: the chance that any two of 100 million different texts are confused is 1 in 3,700.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class SeenTexts:
         self._sorted: list[UInt64[np.ndarray, " hashes"]] = []
 
     def holds(self, hashes: UInt64[np.ndarray, " texts"]) -> Bool[np.ndarray, " texts"]:
-        """Whether each of them was there before."""
+        """Return whether each hash was added before."""
         found = np.fromiter((number in self._recent for number in hashes.tolist()), dtype=bool, count=len(hashes))
         for file in self._sorted:
             places = np.minimum(np.searchsorted(file, hashes), len(file) - 1)
@@ -34,7 +34,7 @@ class SeenTexts:
         return found
 
     def add(self, hashes: UInt64[np.ndarray, " texts"]) -> Bool[np.ndarray, " texts"]:
-        """Remember them; for each whether it is new, which of several that are the same the first one is.
+        """Add hashes; return whether each is new, which among equal ones only the first is.
 
         Raises:
             DiskError: the disk is full or failing.
@@ -48,7 +48,7 @@ class SeenTexts:
         return is_new
 
     def add_all(self, texts: Iterable[Sequence[str]]) -> None:
-        """Remember texts, however many.
+        """Add any number of texts.
 
         Raises:
             DiskError: the disk is full or failing.
@@ -68,7 +68,7 @@ class SeenTexts:
 
 
 def hashes_of(texts: Iterable[Sequence[str]]) -> UInt64[np.ndarray, " texts"]:
-    """A hash of each text, or of the texts of each pair: the same in all processes."""
+    """Return a hash of each text, or of the texts of each pair, the same in all processes."""
     return np.fromiter(map(_hash, texts), dtype=np.uint64)
 
 

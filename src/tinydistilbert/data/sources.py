@@ -16,10 +16,10 @@ from tinydistilbert.recipe.schema import PYTHON_DOCS, Corpus
 WIKITEXT2 = "wikitext2"
 WIKITEXT2_ON_HUB = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 LINES_TO_LOOK_AT = 1000
-"""Lines from the start of a text by which its layout is recognised."""
+"""Lines at the start of a text from which its layout is recognised."""
 LONGEST_DOCUMENT = 200_000
 """Characters after which a text without blank lines is cut at the end of a line. A document is tokenised in one call,
-which takes 150 bytes of memory a character: a text of 50 MB in one piece would take 7 GB."""
+which takes 150 bytes of memory per character: a text of 50 MB in one piece would take 7 GB."""
 
 Packing = Literal["documents", "lines"]
 Documents = Callable[[], Iterator[str]]
@@ -27,9 +27,9 @@ Documents = Callable[[], Iterator[str]]
 
 @dataclass(frozen=True)
 class Source:
-    """Documents of a corpus; each call of `train` or `validation` reads them again, one after another.
+    """The documents of a corpus; each call of `train` or `validation` reads them again, one by one.
 
-    A document is the text of an article, one paragraph a line. With `packing = "lines"` each line is a document,
+    A document is the text of an article, one paragraph per line. With `packing = "lines"`, each line is a document,
     blank ones included.
     """
 
@@ -41,15 +41,15 @@ class Source:
 
 
 def open_source(corpus: Corpus, data: str | None) -> Source:
-    """The source that `corpus` names; the documents are not read yet.
+    """Open the source that `corpus` names, without reading the documents yet.
 
     Args:
-        corpus: the recipe's section.
-        data: folder with `wikitext2/`, which is then read instead of the data set on the hub.
+        corpus: the recipe's section `corpus`.
+        data: folder with `wikitext2/`, which is then read instead of the hub data set.
 
     Raises:
-        UserError: no such file, no file of a known kind, an empty file, or a hub data set that cannot be loaded.
-            Mistakes inside a file are reported when the documents are read.
+        UserError: there is no such file, no file of a known kind, an empty file, or a hub data set that cannot be
+            loaded. Errors inside a file are reported when the documents are read.
     """
     if corpus.streaming and not is_on_hub(corpus, data):
         problem, fix = "corpus.streaming is for data sets on the hub", "leave it out: files are always streamed"
@@ -86,17 +86,17 @@ def is_on_hub(corpus: Corpus, data: str | None) -> bool:
 
 
 _OTHER_ENDINGS = (".json", ".md", ".html", ".xml", ".pdf", ".docx", ".xlsx", ".zip")
-"""Of files that are not read, which no data set on the hub has in its name."""
+"""Endings of files that cannot be read; no data set on the hub has them in its name."""
 
 
 def _must_be_path(source: str) -> bool:
-    """Whether a name cannot be `owner/name` on the hub, so that a misspelt path is not looked up on the network."""
+    """Whether a name cannot be `owner/name` on the hub, so that a mistyped path is not looked up on the network."""
     is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
     return is_path or source.lower().endswith((*files.ENDINGS, *_OTHER_ENDINGS))
 
 
 def is_held_out(name: str, share: float) -> bool:
-    """Whether a document belongs to the validation split: by the hash of its name alone, or of its text."""
+    """Whether a document belongs to the validation split, by the hash of its name or text alone."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
@@ -131,7 +131,7 @@ def _from_files(corpus: Corpus, path: Path) -> Source:
 
 
 def _from_hub(corpus: Corpus, split: str | None = None) -> Source:
-    """A data set on the hub or in a saved folder; with a `split` all text is of that one."""
+    """Return the source for a hub data set or a saved folder; with a `split`, all text comes from that one."""
     named = None if split or hub.is_saved(Path(corpus.source)) else hub.parse(corpus.source)
     name, config = corpus.source, corpus.config
     if named is not None:
@@ -156,10 +156,10 @@ def _from_hub(corpus: Corpus, split: str | None = None) -> Source:
 
 
 def _with_validation(corpus: Corpus, fingerprint: str, train: Documents, validation: Documents | None) -> Source:
-    """A source with its validation split, or with a share of the training documents, chosen by their hash."""
+    """Return a source with its validation split, or with a share of the training documents, chosen by their hash."""
     if validation is not None:
         return Source(corpus.source, fingerprint, train, validation)
-    if corpus.packing == "lines":  # lines of one article would be divided between the splits
+    if corpus.packing == "lines":  # else the lines of one article would be divided between the splits
         expected, fix = 'a validation split for packing = "lines"', 'add one, or set packing = "documents"'
         raise UserError(f"corpus.source {corpus.source}", expected=expected, found="none", fix=fix)
 
@@ -170,16 +170,16 @@ def _with_validation(corpus: Corpus, fingerprint: str, train: Documents, validat
 
 
 def _raw_lines(records: Iterable[str]) -> Iterator[str]:
-    """The lines of all records; a line break at the end of a record begins no further line."""
+    """Yield the lines of all records; a line break at the end of a record adds no empty line."""
     return (line.strip() for record in records for line in record.removesuffix("\n").split("\n"))
 
 
 @dataclass
 class _LeftOut:
-    """What is left out or cut on the way from the records of one file or data set to documents; told at the end."""
+    """What is left out or cut between the records of one file or data set and its documents; reported at the end."""
 
     where: str
-    """Empty: nothing is told."""
+    """The file or data set, for notices; empty = no notices."""
     headings: int = 0
     empty_rows: int = 0
     cuts: int = 0
@@ -188,7 +188,7 @@ class _LeftOut:
         self.headings += 1
 
     def then_tell(self, documents: Iterable[str]) -> Iterator[str]:
-        """The documents; when all were read, what was left out of them."""
+        """Yield the documents; after the last one, report what was left out."""
         yield from documents
         if not self.where:
             return
@@ -203,7 +203,7 @@ class _LeftOut:
 
 
 def _paragraph_groups(lines: Iterable[str], left_out: _LeftOut) -> Iterator[str]:
-    """Groups of lines between blank ones; a group of more than `LONGEST_DOCUMENT` characters is cut into several."""
+    """Yield groups of lines between blank ones; cut groups of more than `LONGEST_DOCUMENT` characters."""
     group: list[str] = []
     characters = 0
     is_cut = False
@@ -220,15 +220,15 @@ def _paragraph_groups(lines: Iterable[str], left_out: _LeftOut) -> Iterator[str]
 
 
 def to_documents(records: Iterable[str], *, has_rows: bool, packing: Packing, where: str = "") -> Iterator[str]:
-    """Documents from lines or rows.
+    """Make documents from lines or rows.
 
-    WikiText is recognised by its titles, in lines and in rows, and cut into articles. Other rows are one document each;
-    other lines are cut into documents at blank ones, or after `LONGEST_DOCUMENT` characters.
+    WikiText is recognised by its titles, in lines and in rows, and cut into articles. Any other row is one document;
+    other lines are cut into documents at blank lines, or after `LONGEST_DOCUMENT` characters.
 
     Args:
         records: lines of a text file, or texts of rows.
-        has_rows: which of them.
-        packing: `lines`: each line is a document.
+        has_rows: whether the records are rows.
+        packing: with `lines`, each line is a document.
         where: the file or data set, for notices of what is left out; empty = none.
     """
     if packing == "lines":

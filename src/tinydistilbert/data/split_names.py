@@ -1,4 +1,4 @@
-"""Which files of a folder are the training, the validation and the test split, by their names."""
+"""Which files of a folder are the training, validation and test splits, by their names."""
 
 import re
 from collections.abc import Sequence
@@ -16,18 +16,19 @@ _TRAIN_FOLDERS = ("train", "training")
 
 
 def splits_by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]]:
-    """Training and validation files by `train` and `validation` (`valid`, `val`, `dev`) in their names.
+    """Return training and validation files by `train` and `validation` (`valid`, `val`, `dev`) in their names.
 
-    That is sure where every file has the name of a split; where training files are called as those of another split but
-    for its name (`wiki.train.raw`, `wiki.valid.raw`); or where they lie in a folder `train`. What is left out then is
-    told. Elsewhere a word in a name is no split, and all files are for training, which is told too.
+    The names are clear if every file is named after a split; if the names of training and other files differ only in
+    the split (`wiki.train.raw`, `wiki.valid.raw`); or if training files are in a folder `train`. Then a notice names
+    the files left out. Otherwise such a word does not count as a split, and all files are training files, which a
+    notice reports.
 
     Args:
-        files: of the folder; at least one.
-        folder: names count from it on.
+        files: files of the folder; at least one.
+        folder: the folder to which names are relative.
 
     Raises:
-        UserError: it is not sure, and there are files with the name of a validation split.
+        UserError: the names are not clear, and some files are named after a validation split.
     """
     names = {file: file.relative_to(folder).as_posix().lower() for file in files}
     splits: dict[Split | None, list[Path]] = {"train": [], "validation": [], "test": [], None: []}
@@ -69,7 +70,7 @@ def splits_by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], lis
 
 
 def _split_of(name: str) -> Split | None:
-    """The split that the last such word of a path names: `train/dev.txt` is for validation."""
+    """Return the split that the last such word of a path names: `train/dev.txt` is for validation."""
     words = list(_WORD.finditer(name))
     if not words:
         return None
@@ -78,7 +79,7 @@ def _split_of(name: str) -> Split | None:
 
 
 def _template(name: str) -> str:
-    """A path without its ending and numbers, with a star for its split: equal for the files of a data set."""
+    """Return a path without ending and numbers, with a star for the split: equal for all files of a data set."""
     stem = re.sub(r"(\.gz)?$", "", name)
     stem = re.sub(r"\.\w+$", "", stem)
     words = list(_WORD.finditer(stem))
@@ -88,5 +89,5 @@ def _template(name: str) -> str:
 
 
 def _example(files: Sequence[Path], folder: Path) -> str:
-    """The names of the first three files."""
+    """Return the names of the first three files."""
     return ", ".join(file.relative_to(folder).as_posix() for file in files[:3]) + ", …" * (len(files) > 3)

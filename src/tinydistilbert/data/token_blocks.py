@@ -1,4 +1,4 @@
-"""The blocks of one split on disk, written shard by shard: a process that was killed goes on after its last shard."""
+"""The blocks of one split on disk, written shard by shard: after a kill, the work resumes after the last shard."""
 
 import dataclasses
 import itertools
@@ -21,42 +21,42 @@ from tinydistilbert.progress import say
 from tinydistilbert.storage import atomic
 
 BATCHES_OF_SHARD = 16
-"""Batches of documents after which what is done is made durable: about 16 million characters."""
+"""Batches of documents after which the work is made durable: about 16 million characters."""
 ROWS_AT_ONCE = 2**16
 """Blocks whose tokens are counted together."""
 
 
 @dataclass
 class SplitCounts:
-    """The facts about a split in the manifest. `tokens` counts the text before anything is added or cut off."""
+    """The facts about a split in the manifest. `tokens` counts the text before anything is added or cut."""
 
     documents: int = 0
     tokens: int = 0
     blocks: int = 0
     unknown: int = 0
-    """Tokens of text that the tokenizer has no piece for, [UNK]."""
+    """[UNK] tokens: text for which the tokenizer has no piece."""
     with_capitals: int = 0
-    """Documents with capitals, where the tokenizer makes them small."""
+    """Documents with capitals, if the tokenizer lower-cases text."""
     cut: int = 0
-    """Tokens beyond the end of a block, of lines, or in the last, incomplete block, of documents: they are left out."""
+    """Tokens left out: beyond the end of a line's block, or in the last, incomplete block of documents."""
 
 
 @dataclass
 class Progress:
-    """How far a split is: enough to go on from there."""
+    """The progress on a split, sufficient to resume from."""
 
     counts: SplitCounts = field(default_factory=SplitCounts)
     rest: list[int] = field(default_factory=list)
-    """Tokens of documents that are done, and do not fill a block yet."""
+    """Tokens of finished documents that do not fill a block yet."""
     sha256: str = ""
-    """Of the blocks so far."""
+    """SHA-256 of the blocks so far."""
 
 
 class Cutter(Protocol):
-    """What makes blocks of tokenised documents."""
+    """Makes blocks from tokenised documents."""
 
     def __call__(self, done: TokenizedDocuments, progress: Progress) -> UInt32[np.ndarray, "blocks block_size"]:
-        """The blocks that are full now; what is left over goes into `progress.rest`, and what is cut is counted."""
+        """Return the full blocks; put the remaining tokens into `progress.rest`, and count what is cut."""
         ...
 
 
@@ -64,17 +64,17 @@ def write_split(
     path: Path, documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, cutter: Cutter, block_size: int,
     *, lowers: bool, jobs: int,
 ) -> SplitCounts:  # fmt: skip
-    """Tokenise the documents of a split into the blocks of a `.npy` file, and go on where an earlier process ended.
+    """Tokenise the documents of a split into the blocks of a `.npy` file; resume where an earlier process ended.
 
-    The blocks are the same whatever the number of processes and however often it was interrupted.
+    The blocks depend neither on the number of processes nor on interruptions.
 
     Args:
-        path: the file, in a folder that only this process works in.
-        documents: all of the split, those that are done already too.
+        path: the file, in a folder that only this process uses.
+        documents: all documents of the split, including those already done.
         tokenizer: turns text into tokens.
-        cutter: makes blocks of them.
-        block_size: tokens of a block.
-        lowers: whether the tokenizer makes capitals small.
+        cutter: makes blocks from the tokens.
+        block_size: tokens per block.
+        lowers: whether the tokenizer lower-cases text.
         jobs: processes that tokenise; 1 = this one.
     """
     saved = path.parent / atomic.CHECKPOINTS / f"{path.stem}.json"
@@ -105,7 +105,7 @@ def _shards(batches: Iterator[TokenizedDocuments]) -> Iterator[Iterator[Tokenize
 
 
 def _resumed(saved: Path, path: Path, block_size: int, dtype: np.dtype[Any]) -> tuple[Progress, RowFile]:
-    """How far an earlier process came, and its file; the beginning, where there is none or it is damaged."""
+    """Return the progress of an earlier process and its file; a fresh start if there is none or it is damaged."""
     if saved.is_file():
         try:
             facts = atomic.read_json(saved)
@@ -124,7 +124,7 @@ def _resumed(saved: Path, path: Path, block_size: int, dtype: np.dtype[Any]) -> 
 
 
 def token_counts(path: Path, vocabulary: int) -> np.ndarray:
-    """(vocabulary,) int64: how often each token occurs in the blocks of a file."""
+    """Return how often each token occurs in the blocks of a file: (vocabulary,) int64."""
     blocks = np.load(path, mmap_mode="r", allow_pickle=False)
     counts = np.zeros(vocabulary, dtype=np.int64)
     for begin in range(0, len(blocks), ROWS_AT_ONCE):
@@ -141,7 +141,7 @@ class Packed:
     sep_token_id: int
 
     def __call__(self, done: TokenizedDocuments, progress: Progress) -> UInt32[np.ndarray, "blocks block_size"]:
-        """The blocks that are full now; empty documents leave nothing in the stream."""
+        """Return the full blocks; empty documents add nothing to the stream."""
         length = self.block_size - 2
         ends = np.cumsum(done.lengths[done.lengths > 0])
         rest = np.array(progress.rest, dtype=np.uint32)
@@ -156,7 +156,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class ByLine:
-    """Makes one block of each document, cut and padded."""
+    """Makes one block from each document, cut and padded."""
 
     block_size: int
     cls_token_id: int
@@ -164,7 +164,7 @@ class ByLine:
     pad_token_id: int
 
     def __call__(self, done: TokenizedDocuments, progress: Progress) -> UInt32[np.ndarray, "blocks block_size"]:
-        """A block for each of the documents."""
+        """Return one block per document."""
         blocks = np.full((len(done.lengths), self.block_size), self.pad_token_id, dtype=np.uint32)
         kept = np.minimum(done.lengths, self.block_size - 2)
         progress.counts.cut += int((done.lengths - kept).sum())

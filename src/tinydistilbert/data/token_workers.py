@@ -1,7 +1,7 @@
-"""Processes that tokenise for another one: fed through their standard input, in the order of their answers' use.
+"""Worker processes that tokenise: fed through standard input, in the order in which their answers are used.
 
-A worker is this file, started with `python -m`. It imports neither torch nor transformers, and leaves when its input
-ends: none outlives the process that started it, however that dies.
+A worker is this file, started with `python -m`. It imports neither torch nor transformers, and exits when its input
+ends, so no worker outlives the process that started it, however that dies.
 """
 
 import json
@@ -23,20 +23,20 @@ from tinydistilbert.data.document_tokens import DocumentTokenizer, TokenizedDocu
 from tinydistilbert.errors import OutOfMemory
 
 CHARACTERS_OF_A_CALL = 200_000
-"""That a worker tokenises at once: it has one thread, and 150 bytes of memory a character are enough of it."""
+"""Characters that a worker tokenises at once: it has one thread, and each character takes 150 bytes of memory."""
 WAITING = 2
-"""Batches for each worker that are read ahead of the one whose answer is wanted."""
+"""Batches per worker that are read ahead of the one whose answer is needed."""
 
 
 def tokenized(
     batches: Iterable[Sequence[str]], tokenizer: DocumentTokenizer, jobs: int
 ) -> Iterator[TokenizedDocuments]:
-    """The tokens of batches of documents, in their order.
+    """Yield the tokens of batches of documents, in order.
 
     Args:
-        batches: read as they are needed, a few ahead.
-        tokenizer: turns each into tokens.
-        jobs: processes that do it; 1 = this one, with its threads.
+        batches: read on demand, a few ahead.
+        tokenizer: turns documents into tokens.
+        jobs: processes that tokenise; 1 = this one, with its threads.
 
     Raises:
         OutOfMemory: a worker process was killed.
@@ -59,7 +59,7 @@ def tokenized(
 
 @contextmanager
 def _workers(tokenizer: DocumentTokenizer, jobs: int) -> "Iterator[queue.SimpleQueue[subprocess.Popen[bytes]]]":
-    """Worker processes while the body runs; each is in the queue when it has nothing to do."""
+    """Run worker processes during the body; idle workers are in the queue."""
     path = os.pathsep.join(filter(None, sys.path))
     alone = {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     facts = {"unk_token": tokenizer.unk_token, "unk_id": tokenizer.unk_id, "lowers": tokenizer.lowers}
@@ -88,12 +88,12 @@ def _close(worker: "subprocess.Popen[bytes]") -> None:
         assert stream is not None, "both are pipes"
         try:
             stream.close()
-        except OSError:  # what was still to be written to a worker that is gone
+        except OSError:  # unwritten data for a worker that has exited
             continue
 
 
 def _asked(idle: "queue.SimpleQueue[subprocess.Popen[bytes]]", batch: Sequence[str]) -> TokenizedDocuments:
-    """The answer of a worker that has nothing else to do."""
+    """Return the answer of an idle worker."""
     worker = idle.get()
     assert worker.stdout is not None, "it is a pipe"
     try:
@@ -126,9 +126,9 @@ def _exactly(worker: "subprocess.Popen[bytes]", count: int) -> bytes:
 
 
 def _died(worker: "subprocess.Popen[bytes]") -> Exception:
-    """The error of a worker that has left before its time."""
+    """Return the error for a worker that exited early."""
     code = worker.wait()
-    if code >= 0:  # it has said why on standard error
+    if code >= 0:  # it reported the reason on standard error
         return RuntimeError(f"a process that tokenises ended with code {code}")
     name = signal.Signals(-code).name
     return OutOfMemory(
@@ -138,7 +138,7 @@ def _died(worker: "subprocess.Popen[bytes]") -> Exception:
 
 
 def _serve(asks: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer batches of documents until there are no more."""
+    """Answer batches of documents until the input ends."""
     facts = json.loads(asks.readline())
     tokenizer = DocumentTokenizer(
         Tokenizer.from_str(facts["tokenizer"]), facts["unk_token"], facts["unk_id"], facts["lowers"]
@@ -153,10 +153,10 @@ def _serve(asks: IO[bytes], answers: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    # A stop is for the process that started this one, which then ends the input.
+    # Stop signals are for the process that started this one, which then ends the input.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     try:
         _serve(sys.stdin.buffer, sys.stdout.buffer)
     except BrokenPipeError:
-        os._exit(0)  # nobody wants the answer any more
+        os._exit(0)  # nobody needs the answer any more

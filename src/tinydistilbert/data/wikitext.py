@@ -1,4 +1,4 @@
-"""WikiText: articles from its lines, and its spaced tokens turned back into text.
+"""WikiText: splits its lines into articles, and turns its spaced tokens back into text.
 
 Both variants (Merity et al. 2017) are split into tokens by spaces and write hyphens and the marks in numbers as
 ` @-@ `, ` @,@ ` and ` @.@ `; the word-level one also has `<unk>` for rare words, which stays in the text for the
@@ -23,7 +23,7 @@ _ENDINGS = frozenset({"s", "t", "re", "m", "ve", "ll", "d"})
 
 
 def is_wikitext(lines: Sequence[str]) -> bool:
-    """Whether one of these lines is the title of an article, as in ` = Title = `."""
+    """Whether one of these lines is an article title such as ` = Title = `."""
     return any(title for title, _ in _marked(lines))
 
 
@@ -34,7 +34,7 @@ def is_tokenized(lines: Iterable[str]) -> bool:
 
 
 def _marked(lines: Iterable[str]) -> Iterator[tuple[bool, str]]:
-    """Each line, and whether it is a title; lines of tables have the same pattern, but no blank lines around them."""
+    """Yield each line and whether it is a title; table lines have the same pattern, but no blank lines around them."""
     before, line = "", None
     for after in itertools.chain(lines, [""]):
         if line is not None:
@@ -44,11 +44,11 @@ def _marked(lines: Iterable[str]) -> Iterator[tuple[bool, str]]:
 
 
 def articles(lines: Iterable[str], *, tokenized: bool, on_heading: Callable[[], None] = lambda: None) -> Iterator[str]:
-    """The text of each article, one paragraph a line; titles, section headings and blank lines are dropped.
+    """Yield the text of each article, one paragraph per line; drop titles, section headings and blank lines.
 
     Args:
         lines: lines of a WikiText file, without their line breaks.
-        tokenized: whether the lines are tokens that must be turned back into text.
+        tokenized: whether the lines are spaced tokens to turn back into text.
         on_heading: called for each title and section heading.
     """
     paragraphs: list[str] = []
@@ -69,7 +69,7 @@ def _is_number(token: str) -> bool:
 
 
 def _is_elision(tokens: Sequence[str], index: int) -> bool:
-    """Whether the `'` at `index`, outside of a quotation, belongs to the word before it: the boys ' club."""
+    """Whether the `'` at `index`, outside a quotation, belongs to the word before it: the boys ' club."""
     word = tokens[index - 1] if index else ""
     if word.endswith(("s", "z")) or (word.endswith("in") and len(word) > 4):
         return True
@@ -77,10 +77,10 @@ def _is_elision(tokens: Sequence[str], index: int) -> bool:
 
 
 def detokenize(line: str) -> str:
-    """A line of WikiText with the spaces of normal text.
+    """Return a line of WikiText with the spaces of normal text.
 
-    Straight quotation marks open and close in turn within a line. In the few ambiguous cases (an apostrophe at the end
-    of a word beside single quotation marks) the word before them decides.
+    Straight quotation marks open and close alternately within a line. In the few ambiguous cases (an apostrophe at the
+    end of a word beside single quotation marks) the preceding word decides.
     """
     tokens = line.split()
     pieces: list[str] = []

@@ -1,4 +1,4 @@
-"""The tokens of a vocabulary that continue the word of the token before them."""
+"""Which tokens of a vocabulary continue the word of the token before them."""
 
 import json
 from typing import Any
@@ -8,15 +8,15 @@ from jaxtyping import Bool
 from transformers import PreTrainedTokenizerFast
 
 BYTE_LEVEL_SPACE, SENTENCE_PIECE_SPACE = "Ġ", "▁"
-"""The mark of a space before a word in the tokens of byte-level BPE and of SentencePiece."""
+"""The mark for a space before a word in tokens of byte-level BPE and of SentencePiece."""
 
 
 def continues_word(tokenizer: PreTrainedTokenizerFast) -> Bool[np.ndarray, " vocabulary"]:
-    """For each id, whether the token is a later piece of a word.
+    """Return for each id whether the token is a later piece of a word.
 
-    WordPiece marks later pieces (`##`); byte-level BPE and SentencePiece mark first ones (`Ġ`, `▁`), so with these a
-    comma belongs to the word before it. Special and added tokens are words by themselves. If the tokenizer has no such
-    mark, every token is a word.
+    WordPiece marks later pieces (`##`); byte-level BPE and SentencePiece mark first pieces (`Ġ`, `▁`), so with these a
+    comma belongs to the word before it. Special and added tokens are separate words. Without such marks, every token is
+    a word.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     later, first = content["model"].get("continuing_subword_prefix"), _first_mark(content)
@@ -30,7 +30,7 @@ def continues_word(tokenizer: PreTrainedTokenizerFast) -> Bool[np.ndarray, " voc
 
 
 def _first_mark(content: dict[str, Any]) -> str:
-    """The mark of first pieces, by the pre-tokenizers, which cut a text into words; empty if there is none."""
+    """Return the mark of first pieces according to the pre-tokenizers; empty if there is none."""
     kinds = set()
     pre_tokenizers = [content["pre_tokenizer"]]
     while pre_tokenizers:

@@ -1,7 +1,7 @@
-"""The tokens of texts from those of their words: each different word is tokenised once, and not once a text.
+"""Tokens of texts from the tokens of their words: each distinct word is tokenised only once.
 
-A tokenizer of BERT's kind cuts a text at spaces before it looks at anything else, so that the tokens of a text are
-those of its parts between spaces, one after the other. There are few different ones: this takes a fraction of the time.
+A BERT-like tokenizer first cuts a text at spaces, so the tokens of a text are those of its parts between spaces, in
+order. Few of these parts are distinct, so this takes a fraction of the time.
 """
 
 import itertools
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 MOST_WORDS = 200_000
-"""Different words whose tokens are in memory at a time, 50 MB of them."""
+"""Maximum number of distinct words whose tokens are kept, about 50 MB."""
 
 
 def is_cut_at_spaces(backend: Tokenizer) -> bool:
-    """Whether the tokens of a text are surely those of its parts between spaces."""
+    """Whether the tokens of a text are certain to be those of its parts between spaces."""
     return (
         isinstance(backend.normalizer, normalizers.BertNormalizer | None)
         and isinstance(backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
@@ -27,10 +27,10 @@ def is_cut_at_spaces(backend: Tokenizer) -> bool:
 
 
 class WordTokens:
-    """Texts to token ids, without special tokens, by a tokenizer that `is_cut_at_spaces`.
+    """Turns texts into token ids, without special tokens, with a tokenizer for which `is_cut_at_spaces` holds.
 
     Args:
-        backend: the tokenizer; after a call it cuts nothing off and pads nothing.
+        backend: the tokenizer; a call switches off its truncation and padding.
     """
 
     def __init__(self, backend: Tokenizer) -> None:
@@ -44,7 +44,7 @@ class WordTokens:
         self._counts = np.zeros(0, dtype=np.int64)
 
     def __call__(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The ids of all texts, one after the other, and how many each text has; threads take turns."""
+        """Return the ids of all texts, concatenated, and how many each text has; threads take turns."""
         in_words = [text.split(" ") for text in texts]
         words = list(itertools.chain.from_iterable(in_words))
         with self._lock:
@@ -54,14 +54,14 @@ class WordTokens:
         return ids, np.diff(ends[last_words], prepend=0)
 
     def _of_words(self, words: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The ids of all words, and how many each has."""
+        """Return the ids of all words, and how many each has."""
         if len(self._number) > MOST_WORDS:
             self._forget()
         self._learn([*({*words} - self._number.keys())])
         numbers = np.fromiter(map(self._number.__getitem__, words), np.int64, len(words))
         counts = self._counts[numbers]
         ends = np.cumsum(counts)
-        # The place of each token among the stored ones: that of its word's first, and how far it is from that.
+        # Position of each token among the stored ones: that of its word's first token plus its distance from it.
         firsts = (np.cumsum(self._counts) - self._counts)[numbers]
         places = np.repeat(firsts - (ends - counts), counts) + np.arange(int(counts.sum()))
         return self._ids[places], counts

@@ -1,1 +1,1 @@
-"""demo: models side by side in the browser: a static folder, which is a Hugging Face Space too."""
+"""demo: models side by side in the browser, as a static folder that is also a Hugging Face Space."""

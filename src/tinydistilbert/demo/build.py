@@ -1,4 +1,4 @@
-"""Writes the folder of a demo: page, models, examples, and where it is to work offline the library that runs them."""
+"""Writes the folder of a demo: page, models, examples and, for offline use, the library that runs them."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from tinydistilbert.storage import atomic
 
 PAGE = Path(__file__).parent / "page"
 LIBRARY, RUNTIME = "4.3.1", "1.31.0-dev.20260914-8d85527a0"
-"""Versions of @huggingface/transformers, with which the page is tested, and of the onnxruntime-web that it needs."""
+"""Version of @huggingface/transformers with which the page is tested, and of the onnxruntime-web that it needs."""
 CDN = "https://cdn.jsdelivr.net"
 SCRIPT, WASM = "transformers.min.js", ("ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 ASSETS, MODELS, SETTINGS = "assets", "models", "models.json"
@@ -23,7 +23,7 @@ EXAMPLES: dict[str, tuple[tuple[str, ...], ...]] = {
     "span": (("Who built the tower?", "The tower was built by Gustave Eiffel. It stands in Paris on the Seine."),),
     "token-classification": (("Ada Lovelace met Charles Babbage in London.",),),
 }
-"""To pick, where none are given."""
+"""Examples to pick from if none are given."""
 OTHER_EXAMPLES = (("A fine place, well run.",), ("Nothing worked, and nobody came.",), ("It was as one expects.",))
 
 
@@ -36,7 +36,7 @@ def demo(
     Args:
         folders: exported models of one kind, such as a teacher and its student, in display order.
         output: a folder that does not exist yet.
-        examples: examples to pick from: texts, or pairs of them.
+        examples: examples to pick from: texts, or pairs of texts.
         offline_assets: the folder of the npm package `@huggingface/transformers`, with `onnxruntime-web` next to it:
             both are copied, so that the page needs no network. None = they come from a public server.
 
@@ -82,10 +82,10 @@ def demo(
 
 
 def read_examples(file: Path) -> list[Example]:
-    """The examples in a file: a text each line, or in JSON Lines a text or a list of two.
+    """Read the examples in a file: one text per line, or in JSON Lines a text or a list of two texts.
 
     Raises:
-        UserError: there is no such file, it is no UTF-8, or a line is neither.
+        UserError: there is no such file, it is not UTF-8, or a line is neither.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -110,10 +110,10 @@ def read_examples(file: Path) -> list[Example]:
 
 
 def _examples(given: Sequence[Example], model: Served) -> list[list[str]]:
-    """The examples, each a list of one text or two.
+    """Return the examples, each as a list of one text or two.
 
     Raises:
-        UserError: one has another number of texts than the model reads.
+        UserError: an example has another number of texts than the model reads.
     """
     listed = [[one] if isinstance(one, str) else [*one] for one in given]
     for number, one in enumerate(listed, 1):
@@ -126,10 +126,10 @@ def _examples(given: Sequence[Example], model: Served) -> list[list[str]]:
 
 
 def _model_file(folder: Path) -> tuple[Path, str]:
-    """The model's file and its name in the layout of transformers.js.
+    """Return the model's file and its name in the layout of transformers.js.
 
     Raises:
-        UserError: it is one that browsers cannot run.
+        UserError: browsers cannot run the model.
     """
     for name in (MODEL_FILE, INT8_FILE):
         if (folder / name).is_file():
@@ -142,7 +142,7 @@ def _model_file(folder: Path) -> tuple[Path, str]:
 
 
 def _add_model(new: Path, source: Path, model: Served, file: tuple[Path, str]) -> dict[str, Any]:
-    """Copy what a browser needs of a model; gives what the page is told of it."""
+    """Copy what a browser needs of a model; return the facts that the page gets about it."""
     path, name = file
     _copy(path, new / name)
     external = path.with_name(path.name + EXTERNAL)
@@ -164,7 +164,7 @@ def _add_model(new: Path, source: Path, model: Served, file: tuple[Path, str]) -
 
 
 def _name_apart(models: list[dict[str, Any]]) -> None:
-    """Number models whose folders have one name."""
+    """Number models whose folders have the same name."""
     names = [model["name"] for model in models]
     for number, model in enumerate(models, 1):
         if names.count(model["name"]) > 1:
@@ -172,10 +172,10 @@ def _name_apart(models: list[dict[str, Any]]) -> None:
 
 
 def _assets(package: Path) -> dict[str, Path]:
-    """The files of the library in the folder of its npm package, or in the `node_modules` around it.
+    """Return the files of the library in the folder of its npm package, or in the `node_modules` around it.
 
     Raises:
-        UserError: one is missing.
+        UserError: a file is missing.
     """
     inside = package / "@huggingface" / "transformers"
     package = inside if inside.is_dir() else package
@@ -191,7 +191,7 @@ def _assets(package: Path) -> dict[str, Path]:
 
 
 def _places(offline: bool) -> dict[str, Any]:
-    """Where the page takes the library from."""
+    """Return from where the page loads the library."""
     if offline:
         return {"library": f"{ASSETS}/{SCRIPT}", "wasm": {"mjs": f"{ASSETS}/{WASM[0]}", "wasm": f"{ASSETS}/{WASM[1]}"}}
     runtime = f"{CDN}/npm/onnxruntime-web@{RUNTIME}/dist"
@@ -202,8 +202,8 @@ def _places(offline: bool) -> dict[str, Any]:
 
 
 def _readme(names: Sequence[str]) -> str:
-    """The front matter that makes the folder a Space."""
-    title = json.dumps(", ".join(names)[:60])  # JSON's strings are YAML's
+    """Return the front matter that makes the folder a Space."""
+    title = json.dumps(", ".join(names)[:60])  # JSON strings are valid YAML
     look = "emoji: 📚\ncolorFrom: blue\ncolorTo: green"
     head = f"title: {title}\n{look}\nsdk: static\napp_file: index.html\npinned: false"
     return f"---\n{head}\n---\n\nModels side by side in the browser, made by `tinydistilbert demo`.\n"

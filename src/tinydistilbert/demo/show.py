@@ -1,4 +1,4 @@
-"""Shows the folder of a demo: a server of files on this machine alone, until Ctrl-C."""
+"""Shows the folder of a demo: a local file server that runs until Ctrl-C."""
 
 import functools
 import http.server
@@ -16,22 +16,22 @@ TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "applicat
 
 class _Files(http.server.SimpleHTTPRequestHandler):
     def guess_type(self, path: Any) -> str:
-        """Of a file, as browsers want it for modules and WebAssembly."""
+        """Return a file's type, as browsers require it for modules and WebAssembly."""
         return TYPES.get(Path(path).suffix) or super().guess_type(path)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: a browser that leaves in the middle of a file is no error."""
+        """Do nothing: a browser that disconnects in the middle of a file is not an error."""
 
 
 def server_of(folder: Path, port: int = 0) -> http.server.HTTPServer:
-    """A server of the files of a folder, on this machine alone.
+    """Return a server for the files of a folder, reachable from this machine only.
 
     Raises:
         UserError: the port is in use.

@@ -1,1 +1,1 @@
-"""A fine-tuned model as a folder that ONNX Runtime runs, in fp32 or int8."""
+"""Exports a fine-tuned model to a folder that ONNX Runtime runs, in fp32 or int8."""

@@ -1,8 +1,8 @@
-"""The attention of BERT, RoBERTa and DistilBERT as one operator of ONNX Runtime in an exported graph.
+"""The attention of BERT, RoBERTa and DistilBERT as one ONNX Runtime operator in an exported graph.
 
-ONNX Runtime fuses LayerNorm with its residual and GELU with its bias by itself, but not attention, so the model is
-traced with ONNX Runtime's attention operator. Numbers of heads are read from the weights, because pruning makes them
-different in each layer. Measured in docs/decisions/0016-export.md.
+ONNX Runtime itself fuses LayerNorm with its residual and GELU with its bias, but not attention, so the model is traced
+with ONNX Runtime's attention operator. The number of heads is read from the weights, because pruning makes it different
+in each layer. Measured in docs/decisions/0016-export.md.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from tinydistilbert.models.capture import encoder_layers
 
 FUSABLE_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra")
-"""Families whose attention is three linear layers and a softmax, and nothing else."""
+"""Families whose attention is only three linear layers and a softmax."""
 OPERATOR = "com.microsoft::MultiHeadAttention"
 
 Mask = Int[Tensor, "batch 1 1 length"]
@@ -29,7 +29,7 @@ def fuse(model: PreTrainedModel, *, first_token: bool) -> None:
     """Replace the attention of `model` by ONNX Runtime's operator, in place; the model can then only be exported.
 
     Args:
-        model: of one of `FUSABLE_FAMILIES`; its masks must be int32 of the form `Mask`.
+        model: a model of one of `FUSABLE_FAMILIES`; its masks must be int32 with the shape of `Mask`.
         first_token: compute the last layer for the first token only: (batch, 1, hidden).
     """
     layers = [*encoder_layers(model)]
@@ -62,7 +62,7 @@ def _fuse_distilbert(layer: Any, *, first: bool) -> None:
 
 
 def _attention(attention: Any, projections: tuple[Any, Any, Any], *, first: bool) -> Callable[[Tensor, Mask], Tensor]:
-    """Attention from all tokens, or from the first alone, to all; the operator adds the biases."""
+    """Return attention from all tokens, or only the first, to all tokens; the operator adds the biases."""
     for linear in projections:
         linear.forward = partial(F.linear, weight=linear.weight)
     bias = torch.cat([linear.bias for linear in projections]).detach()

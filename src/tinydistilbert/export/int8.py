@@ -1,8 +1,8 @@
 """Matrices and embedding tables of an ONNX graph in 8 bits, multiplied by ONNX Runtime's integer operators for CPUs.
 
 A weight w becomes scale · q with q a signed byte; an input of a matrix becomes an unsigned byte with a zero point, by
-the range of each token (dynamic) or by a fixed one (static). Softmax, normalisation and GELU stay in float32. Why ONNX
-Runtime's tool is not used for that: docs/decisions/0017-int8.md; why each token has a range of its own:
+the range of each token (dynamic) or a fixed range (static). Softmax, normalisation and GELU stay in float32. Why this
+does not use ONNX Runtime's tool: docs/decisions/0017-int8.md; why each token has its own range:
 docs/decisions/0022-int8-alone-and-together.md.
 """
 
@@ -17,11 +17,11 @@ from tinydistilbert.models.runtimes import ModelInputs
 from tinydistilbert.optional import require
 
 Ranges = Mapping[str, tuple[float, float]]
-"""Smallest and largest value of each input of a matrix."""
+"""Minimum and maximum of each matrix input."""
 
 EMBEDDINGS, HEAD = "embeddings", "head"
 LIMIT, REDUCED_LIMIT = 127, 64
-"""Largest |q|. With the reduced one, a sum of two products, at most 2 · 255 · 64, fits into AVX2's 16 bits."""
+"""Largest |q|. With the reduced limit, a sum of two products, at most 2 · 255 · 64, fits into AVX2's 16 bits."""
 SMALLEST_SCALE = 1e-12
 """The scale of a weight or an input whose values are all zero."""
 _MICROSOFT, _PRODUCT = "com.microsoft", "MatMulIntegerToFloat"
@@ -30,20 +30,20 @@ _CONSTANTS: dict[str, NDArray[Any]] = {
     _LAST_AXIS: np.array([-1], dtype=np.int64), _TOKEN_SCALE: np.array(1 / 127, dtype=np.float32),
     _TOKEN_ZERO: np.array(128, dtype=np.uint8),
 }  # fmt: skip
-"""Of dynamic ranges: a token's values, divided by the largest of them, become bytes from 1 to 255."""
+"""For dynamic ranges: a token's values, divided by the largest of them, become bytes from 1 to 255."""
 _LAYER = re.compile(r"\blayers?\.(\d+)\.(\w+)")
 _FEED_FORWARD = ("intermediate", "output", "ffn", "mlp")
-"""Names of the second half of a layer in BERT, DistilBERT and ModernBERT."""
+"""Module names in the second half of a layer in BERT, DistilBERT and ModernBERT."""
 
 
 def layers(model: Any) -> tuple[str, ...]:
-    """The parts of the graph that can stay in float, in its order: `embeddings`, `layer.0.attention`, …, `head`."""
+    """Return the parts of the graph that can stay in float, in order: `embeddings`, `layer.0.attention`, …, `head`."""
     graph = _Graph(model)
     return tuple(dict.fromkeys(graph.layer(node) for node in model.graph.node if graph.is_quantizable(node)))
 
 
 def input_ranges(model: Any, calibration: Iterable[ModelInputs]) -> dict[str, tuple[float, float]]:
-    """The range of every matrix's input over all calibration inputs; empty where there are none."""
+    """Return the range of every matrix input over all calibration inputs; empty if there are none."""
     onnx, ort = require("onnx", extra="onnx"), require("onnxruntime", extra="onnx")
     graph = _Graph(model)
     names = [*dict.fromkeys(node.input[0] for node in model.graph.node if graph.matrix(node) is not None)]
@@ -57,7 +57,7 @@ def input_ranges(model: Any, calibration: Iterable[ModelInputs]) -> dict[str, tu
     for batch in calibration:
         outputs = session.run(names, {name: batch[name] for name in inputs})
         for name, values in zip(names, outputs, strict=True):
-            low, high = ranges.get(name, (0.0, 0.0))  # with zero, which must be exactly representable
+            low, high = ranges.get(name, (0.0, 0.0))  # include zero, which must be exactly representable
             ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
     return ranges
 
@@ -70,11 +70,11 @@ def to_int8(
 
     Args:
         model: an `onnx.ModelProto` in float32.
-        ranges: of the inputs of matrices, from `input_ranges`; None = measured from each token at run time.
-        per_channel: a scale for each column of a matrix instead of one for all. Tables always have one for each row.
+        ranges: ranges of matrix inputs, from `input_ranges`; None = measured for each token at run time.
+        per_channel: one scale per column of a matrix instead of one for all. Tables always have one per row.
         reduce_range: q of matrices within ±64 instead of ±127.
-        embeddings: whether tables are quantized too.
-        keep_float: layers that stay in float, by their names in `layers`.
+        embeddings: also quantize embedding tables.
+        keep_float: layers that stay in float, named as in `layers`.
     """
     kept = {*keep_float, *(() if embeddings else (EMBEDDINGS,))}
     _Graph(model).rewrite(_Settings(ranges, per_channel, REDUCED_LIMIT if reduce_range else LIMIT, frozenset(kept)))
@@ -86,7 +86,7 @@ class _Settings:
 
 
 class _Graph:
-    """A graph that is rewritten node by node."""
+    """A graph to rewrite node by node."""
 
     def __init__(self, model: Any) -> None:
         self.onnx = require("onnx", extra="onnx")
@@ -99,7 +99,7 @@ class _Graph:
         self.quantized: set[str] = set()
 
     def is_table(self, node: Any) -> bool:
-        """Whether the node reads rows of an embedding table: by id, or a slice of them, as for positions."""
+        """Whether the node reads rows of an embedding table: by id, or as a slice, as for positions."""
         if node.op_type == "Gather":
             return self._is_matrix(node.input[0]) and self._attributes(node).get("axis", 0) == 0
         if node.op_type != "Slice" or not self._is_matrix(node.input[0]):
@@ -108,7 +108,7 @@ class _Graph:
         return axes is not None and self.onnx.numpy_helper.to_array(axes).tolist() == [0]
 
     def matrix(self, node: Any) -> tuple[str, bool] | None:
-        """The weight of a linear layer, and whether it is stored transposed; None for other nodes."""
+        """Return the weight of a linear layer, and whether it is stored transposed; None for other nodes."""
         settings = self._attributes(node)
         if node.op_type == "Gemm":
             plain = settings.get("alpha", 1.0) == settings.get("beta", 1.0) == 1.0 and not settings.get("transA", 0)
@@ -130,9 +130,9 @@ class _Graph:
         return self.is_table(node) or self.matrix(node) is not None
 
     def layer(self, node: Any) -> str:
-        """The layer of a quantizable node, from its name, which is that of its module.
+        """Return the layer of a quantizable node, from its name, which is its module's name.
 
-        A matrix that is tied to the word embeddings, as in masked-LM heads, belongs to them.
+        A matrix tied to the word embeddings, as in masked-LM heads, belongs to the embeddings.
         """
         matrix = self.matrix(node)
         if self.is_table(node) or (matrix is not None and matrix[0] in self.tables):
@@ -143,7 +143,7 @@ class _Graph:
         return f"layer.{match[1]}.{'ffn' if match[2] in _FEED_FORWARD else 'attention'}"
 
     def rewrite(self, settings: _Settings) -> None:
-        """Replace every quantizable node that is not kept in float, and delete nodes and weights that became unused."""
+        """Replace every quantizable node that is not kept in float; delete nodes and weights that become unused."""
         for node in list(self.graph.node):
             if not self.is_quantizable(node) or self.layer(node) in settings.kept:
                 self.nodes.append(node)
@@ -164,7 +164,7 @@ class _Graph:
             self.model.opset_import.append(self.onnx.helper.make_opsetid(_MICROSOFT, 1))
 
     def _used(self, nodes: list[Any]) -> list[Any]:
-        """The nodes whose outputs are read, which the transposition of a replaced matrix is not."""
+        """Return the nodes whose outputs are read; drops, for example, the transposition of a replaced matrix."""
         read, used = {item.name for item in self.graph.output}, []
         for node in reversed(nodes):
             if read.intersection(node.output):
@@ -173,7 +173,7 @@ class _Graph:
         return used[::-1]
 
     def _replace_table(self, node: Any, settings: _Settings) -> None:
-        """Read the same rows of bytes and of their scales, and multiply them."""
+        """Read the same rows of the bytes and of their scales, and multiply them."""
         rows, scales = self._bytes_of_table(node.input[0], settings)
         output = node.output[0]
         for source, result in ((rows, f"{output}.bytes"), (scales, f"{output}.scales")):
@@ -189,11 +189,11 @@ class _Graph:
             weight, scale = self._columns_of_table(name, settings)
         else:
             weight, scale = self._bytes_of_matrix(name, transposed, settings)
-        bias, output = node.input[2:], node.output[0]  # of a Gemm
+        bias, output = node.input[2:], node.output[0]  # the bias of a Gemm
         if settings.ranges is not None:
             value, value_scale, zero = self._bytes_of_input(node.input[0], settings.ranges)
             inputs = [value, weight, value_scale, scale, zero]
-            # The bias comes behind the zero point of the weights, which is zero.
+            # The bias follows the zero point of the weights, which is omitted (zero).
             self._add(_PRODUCT, [*inputs, *(["", *bias] if bias else [])], [output], domain=_MICROSOFT)
             return
         value, largest = self._bytes_of_tokens(node.input[0])
@@ -205,7 +205,7 @@ class _Graph:
             self._add("Add", [scaled, *bias], [output])
 
     def _bytes_of_matrix(self, name: str, transposed: bool, settings: _Settings) -> tuple[str, str]:
-        """Names of the bytes (inputs, outputs) and of their scale, or of the scales of the outputs."""
+        """Return the names of the bytes (inputs, outputs) and of their scale, or of the scales of the outputs."""
         names = f"{name}.bytes", f"{name}.scale"
         if names[0] not in self.new:
             values = self._values(name)
@@ -215,7 +215,7 @@ class _Graph:
         return names
 
     def _bytes_of_table(self, name: str, settings: _Settings) -> tuple[str, str]:
-        """Names of the bytes (rows, hidden) and of their scales (rows, 1)."""
+        """Return the names of the bytes (rows, hidden) and of their scales (rows, 1)."""
         names = f"{name}.bytes", f"{name}.scale"
         if names[0] not in self.new:
             values = self._values(name)
@@ -224,7 +224,7 @@ class _Graph:
         return names
 
     def _columns_of_table(self, name: str, settings: _Settings) -> tuple[str, str]:
-        """Names of the table as a matrix (hidden, rows), stored once and transposed at loading, and of its scales."""
+        """Return the names of the table as a matrix (hidden, rows), transposed at loading, and of its scales."""
         rows, scales = self._bytes_of_table(name, settings)
         names = f"{name}.columns", f"{name}.column_scale"
         if names[1] not in self.new:
@@ -233,7 +233,7 @@ class _Graph:
         return names
 
     def _bytes_of_input(self, name: str, ranges: Ranges) -> tuple[str, str, str]:
-        """Names of the input's bytes, scale and zero point, which all matrices that read it share."""
+        """Return the names of the input's bytes, scale and zero point, shared by all matrices that read it."""
         names = f"{name}.bytes", f"{name}.scale", f"{name}.zero"
         if name not in self.quantized:
             low, high = ranges[name]
@@ -245,17 +245,17 @@ class _Graph:
         return names
 
     def _bytes_of_tokens(self, name: str) -> tuple[str, str]:
-        """Names of the input's bytes, and of the largest size in each of its rows, by which products are multiplied.
+        """Return the names of the input's bytes, and of each row's largest absolute value, which scales the products.
 
-        A row is a token. Its bytes depend on nothing but itself: ONNX Runtime's DynamicQuantizeLinear would give one
-        range to all tokens of a batch, so that a text's answer would depend on its neighbours and on padding.
+        A row is a token. Its bytes depend only on itself: ONNX Runtime's DynamicQuantizeLinear would use one range for
+        all tokens of a batch, so that a text's prediction would depend on its neighbours and on padding.
         """
         names = f"{name}.bytes", f"{name}.largest"
         if name not in self.quantized:
             sizes, shares = f"{name}.sizes", f"{name}.shares"
             self._add("Abs", [name], [sizes])
             self._add("ReduceMax", [sizes, self._constant(_LAST_AXIS)], [names[1]], keepdims=1)
-            self._add("Div", [name, names[1]], [shares])  # 0 / 0 gives any byte, whose product is multiplied by 0
+            self._add("Div", [name, names[1]], [shares])  # 0 / 0 gives some byte, whose product is multiplied by 0
             self._add("QuantizeLinear", [shares, self._constant(_TOKEN_SCALE), self._constant(_TOKEN_ZERO)], [names[0]])
             self.quantized.add(name)
         return names
@@ -281,7 +281,7 @@ class _Graph:
     def _add(
         self, kind: str, inputs: list[str], outputs: list[str], *, like: Any = None, domain: str = "", **settings: Any
     ) -> None:
-        """Append a node, with the attributes of `like`."""
+        """Append a node with the attributes of `like`."""
         node = self.onnx.helper.make_node(kind, inputs, outputs, name=outputs[0], domain=domain, **settings)
         if like is not None:
             node.attribute.extend(like.attribute)
@@ -291,6 +291,6 @@ class _Graph:
 def _bytes(
     values: NDArray[np.float32], largest: NDArray[np.float32], limit: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """The values as bytes within ±`limit`, and the scale or scales by which they are multiplied."""
+    """Return the values as bytes within ±`limit`, and the scale or scales that multiply them."""
     scale = np.maximum(largest / limit, SMALLEST_SCALE).astype(np.float32)
     return np.ascontiguousarray(np.rint(values / scale).clip(-limit, limit).astype(np.int8)), scale

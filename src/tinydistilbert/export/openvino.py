@@ -1,4 +1,4 @@
-"""Exported models for OpenVINO: in bf16, on processors that have it, and in int8 by NNCF with calibrated ranges."""
+"""Exported models for OpenVINO: in bf16, on processors that support it, and in int8 by NNCF with calibrated ranges."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,7 +28,7 @@ def has_bf16() -> bool:
 
 
 def openvino() -> Any:
-    """The library.
+    """Return the OpenVINO library.
 
     Raises:
         UserError: it is not installed.
@@ -37,16 +37,16 @@ def openvino() -> Any:
 
 
 def to_bf16(exported: Path, output: Path) -> None:
-    """Make the finished folder `output`: the exported model for OpenVINO, computed in bf16; no calibration is needed.
+    """Make the finished folder `output`: the exported model for OpenVINO in bf16, which needs no calibration.
 
     Its weights are stored in fp16, which rounds less than bf16 does.
 
     Args:
-        exported: a folder that `export` made, in float32.
+        exported: a folder made by `export`, in float32.
         output: folder to make.
 
     Raises:
-        UserError: `exported` is no such folder or was changed; OpenVINO is not installed.
+        UserError: `exported` is not such a folder or was changed, or OpenVINO is not installed.
     """
     config, model = _read(exported)
     _write(exported, output, config, model, {"precision": BF16}, half=True)
@@ -56,12 +56,13 @@ def to_int8(exported: Path, output: Path, calibration: Iterable[ModelInputs]) ->
     """Make the finished folder `output`: the exported model for OpenVINO in int8, quantized by NNCF.
 
     Args:
-        exported: a folder that `export` made, in float32.
+        exported: a folder made by `export`, in float32.
         output: folder to make.
-        calibration: inputs by which ranges are measured, held out of the train split, each a batch of its own.
+        calibration: inputs for measuring ranges, held out of the train split, each as a separate batch.
 
     Raises:
-        UserError: `exported` is no such folder or was changed; there are no inputs; OpenVINO or NNCF is not installed.
+        UserError: `exported` is not such a folder or was changed, there are no inputs, or OpenVINO or NNCF is not
+            installed.
     """
     nncf = require("nncf", extra="nncf")
     config, model = _read(exported)
@@ -95,5 +96,5 @@ def _write(
     with atomic.unfinished(output, made_by="openvino") as folder:
         openvino().save_model(model, str(folder / OPENVINO_FILE), compress_to_fp16=half)
         copy_beside(exported, folder)
-        config = {key: value for key, value in config.items() if key != IN_BROWSERS}  # they have no OpenVINO
+        config = {key: value for key, value in config.items() if key != IN_BROWSERS}  # browsers cannot run OpenVINO
         atomic.write_json(folder / CONFIG, config | {EXPORT_KEY: config[EXPORT_KEY] | facts})

@@ -1,4 +1,4 @@
-"""int8: an exported model at a quarter of its size, several times as fast on a CPU; layers that need it stay float."""
+"""int8: an exported model at a quarter of its size, several times as fast on a CPU; some layers may stay float."""
 
 import math
 import tempfile
@@ -23,31 +23,31 @@ from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
 Method = Literal["dynamic", "static"]
-"""The range of a matrix's input comes from each token (`dynamic`), or once from calibration inputs (`static`)."""
+"""Ranges of matrix inputs come from each token (`dynamic`), or once from calibration inputs (`static`)."""
 
 
 def quantize(
     exported: Path, output: Path, *, method: Method = "dynamic", per_channel: bool = True, reduce_range: bool = True,
     embeddings: bool = True, keep_float: Sequence[str] = (), calibration: Iterable[ModelInputs] = (),
 ) -> None:  # fmt: skip
-    """Make the finished folder `output`: the exported model with its matrices and embedding tables in 8 bits.
+    """Make the finished folder `output`: the exported model with matrices and embedding tables in 8 bits.
 
-    The defaults measured best (docs/decisions/0017-int8.md). Without a reduced range, processors with AVX2 but without
-    VNNI clip sums of products; with it none does, so that results are the same on both.
+    The defaults measured best (docs/decisions/0017-int8.md). Without a reduced range, processors with AVX2 but not VNNI
+    clip sums of products; with it none does, so that both give the same results.
 
     Args:
-        exported: a folder that `export` made, in float32.
+        exported: a folder made by `export`, in float32.
         output: folder to make; its `config.json` records the settings.
-        method: where the ranges of the inputs of matrices come from.
-        per_channel: a scale for each output of a matrix instead of one for the matrix.
+        method: how the ranges of matrix inputs are measured.
+        per_channel: one scale per output of a matrix instead of one per matrix.
         reduce_range: weights of matrices in 7 bits.
-        embeddings: the embedding tables in 8 bits too, a scale for each row.
-        keep_float: layers that stay in float32, by their names in `layer_names`.
-        calibration: inputs for `static`, held out of the train split, preferably unpadded; not read otherwise.
+        embeddings: also store embedding tables in 8 bits, with one scale per row.
+        keep_float: layers that stay in float32, named as in `layer_names`.
+        calibration: inputs for `static`, held out of the train split, preferably unpadded; not read for `dynamic`.
 
     Raises:
-        UserError: `exported` is no exported folder, is int8 already or was changed; a layer of `keep_float` does not
-            exist; there are no calibration inputs; `onnx` is not installed.
+        UserError: `exported` is not an exported folder, is already int8 or was changed; a layer of `keep_float` does
+            not exist; there are no calibration inputs; or `onnx` is not installed.
     """
     atomic.check_new(output)
     config, model = _open(exported)
@@ -72,10 +72,10 @@ def quantize(
 
 
 def export_int8(model_folder: Path, output: Path, *, fused: bool = True) -> None:
-    """`export`, and then `quantize` with its defaults.
+    """Run `export`, and then `quantize` with its defaults.
 
     Raises:
-        UserError: as `export` and `quantize` do.
+        UserError: as for `export` and `quantize`.
     """
     with tempfile.TemporaryDirectory() as work:
         export(model_folder, Path(work) / "fp32", fused=fused)
@@ -83,10 +83,10 @@ def export_int8(model_folder: Path, output: Path, *, fused: bool = True) -> None
 
 
 def layer_names(exported: Path) -> tuple[str, ...]:
-    """The parts of an exported model that can stay in float: `embeddings`, `layer.0.attention`, `layer.0.ffn`, `head`.
+    """Return the parts that can stay in float: `embeddings`, `layer.0.attention`, `layer.0.ffn`, …, `head`.
 
     Raises:
-        UserError: as `quantize` does.
+        UserError: as for `quantize`.
     """
     return int8.layers(_open(exported)[1])
 
@@ -96,24 +96,24 @@ def sensitive_layers(
     per_channel: bool = True, reduce_range: bool = True, embeddings: bool = True,
     calibration: Iterable[ModelInputs] = (),
 ) -> tuple[str, ...]:  # fmt: skip
-    """The layers to keep in float so that at most `max_loss` of the score is lost; none where int8 is good enough.
+    """Return the layers to keep in float so that the score drops by at most `max_loss`; empty if int8 is good enough.
 
-    The model is scored with each layer alone in float; then the layers that gain most are kept one after the other
-    until the loss is small enough. That takes as many scorings as there are layers, and a few more. In the worst case
-    it is all layers.
+    The model is scored with each single layer in float; then the layers that help most are kept one after the other
+    until the loss is small enough. This takes one scoring per layer, and a few more. In the worst case all layers are
+    kept.
 
     Args:
-        exported: a folder that `export` made, in float32.
-        score: scores a folder on held-out train examples, because the reported split may not choose anything.
-        max_loss: in units of the score.
-        method: as in `quantize`, and so are the others.
+        exported: a folder made by `export`, in float32.
+        score: scores a folder; use held-out train examples, because the reported split must not choose anything.
+        max_loss: allowed loss in units of the score.
+        method: as in `quantize`.
         per_channel: as in `quantize`.
         reduce_range: as in `quantize`.
-        embeddings: as in `quantize`; where it is false they are not tried.
+        embeddings: as in `quantize`; if false, embeddings are not tried.
         calibration: as in `quantize`.
 
     Raises:
-        UserError: as `quantize` does.
+        UserError: as for `quantize`.
     """
     inputs = list(calibration)
     names = [name for name in layer_names(exported) if embeddings or name != int8.EMBEDDINGS]
@@ -143,7 +143,7 @@ def sensitive_layers(
 
 
 def _open(exported: Path) -> tuple[dict[str, Any], Any]:
-    """The config and the graph of an exported folder in float32, after comparing it with its manifest."""
+    """Return the config and the graph of an exported folder in float32, after checking it by its manifest."""
     onnx = require("onnx", extra="onnx")
     fix = "give a folder that `tinydistilbert export` made"
     file = onnx_file(exported)

@@ -1,4 +1,4 @@
-"""Silence for what the exporter and its helpers say about themselves."""
+"""Silences the output of the exporter and its helpers."""
 
 import io
 import logging
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 _one_at_a_time = threading.RLock()
-"""What is silenced belongs to the process: of two threads, the later one would put back the silence of the earlier."""
+"""Output belongs to the whole process: without a lock, the later of two threads would restore the earlier's silence."""
 
 
 @contextmanager
 def without_output() -> Iterator[None]:
-    """Keep standard output for answers: NNCF shows bars there, and onnxscript 0.6 how many rules it applied."""
+    """Keep standard output free for answers: NNCF shows bars there, and onnxscript 0.6 how many rules it applied."""
     with _one_at_a_time, redirect_stdout(io.StringIO()):
         yield
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """The same for warnings too, and for the log up to warnings."""
+    """Silence output as `without_output` does, and also warnings, and log messages up to warnings."""
     with without_output():
         before = logging.root.manager.disable
         try:

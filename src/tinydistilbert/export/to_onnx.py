@@ -1,7 +1,7 @@
-"""A fine-tuned model as a folder that plain ONNX Runtime runs: model, tokenizer, names of the classes, hashes.
+"""Exports a fine-tuned model to a folder that plain ONNX Runtime runs: model, tokenizer, class names, hashes.
 
-Torch's exporter traces the model, with its attention as ONNX Runtime's operator (`fused_attention.py`) and with only
-that token of the last layer that the head reads. The folder is made only if the exported model gives torch's logits.
+Torch's exporter traces the model, with ONNX Runtime's attention operator (`fused_attention.py`) and, in the last layer,
+only the token that the head reads. The folder is made only if the exported model reproduces torch's logits.
 """
 
 import ast
@@ -49,13 +49,13 @@ from tinydistilbert.run_folder import CARD, TRAINING_FACTS, training_facts
 from tinydistilbert.storage import atomic, disk
 
 OPSET = 20
-"""The first version of ONNX with GELU as one operator."""
+"""The first ONNX opset with GELU as one operator."""
 TOLERANCE = 1e-4
-"""Largest accepted difference to torch's logits, relative to the largest logit where that is above 1."""
+"""Largest accepted difference to torch's logits, relative to the largest logit if that is above 1."""
 MAX_EMBEDDED_BYTES = 2_000_000_000
-"""Bytes of weights that fit into the model file, a protocol buffer of at most 2 GiB; else they get their own file."""
+"""Bytes of weights that fit into the model file, a protocol buffer of at most 2 GiB; more go into a separate file."""
 HALF_LOSS = 2**-8
-"""Share of a regression head's largest weight that float16 may round away; of ordinary weights it is 2**-11."""
+"""Share of a regression head's largest weight that float16 may round away; for ordinary weights it is 2**-11."""
 TRIALS = ((1, 1), (1, 7), (2, 16), (5, 33))
 """(batch, length) of the inputs whose logits are compared with torch's."""
 
@@ -64,22 +64,22 @@ def export(
     model_folder: Path, output: Path, *, tokenizer: PreTrainedTokenizerFast | None = None, fused: bool = True,
     max_length: int | None = None,
 ) -> None:  # fmt: skip
-    """Make the finished folder `output` with `onnx/model.onnx` and all that is needed to use it.
+    """Make the finished folder `output` with `onnx/model.onnx` and everything needed to use it.
 
-    Inputs are `input_ids`, `attention_mask` and, in BERT, `token_type_ids` (int64, any batch and length); outputs are
-    `logits`, or `start_logits` and `end_logits` in span models.
+    Inputs are `input_ids`, `attention_mask` and, for BERT, `token_type_ids` (int64, any batch and length); outputs are
+    `logits`, or `start_logits` and `end_logits` for span models.
 
     Args:
         model_folder: a model with a classification, multi-label, regression, token-classification, span or masked-LM
             head.
         output: a folder that does not exist yet.
         tokenizer: by default the one in `model_folder`.
-        max_length: tokens that whoever runs the folder reads of a text; by default what `load` reads with the model in
+        max_length: tokens of a text that users of the folder read; by default as many as `load` reads with the model in
             `model_folder`.
-        fused: use ONNX Runtime's attention operator where the family allows it; other programs may not know it.
+        fused: use ONNX Runtime's attention operator if the family allows it; other programs may not know it.
 
     Raises:
-        UserError: the model is incomplete, of an unknown head or family, or differs from its manifest; its family
+        UserError: the model is incomplete, has an unknown head or family, or differs from its manifest; its family
             cannot be exported; or `output` exists.
     """
     atomic.check_new(output)
@@ -128,21 +128,21 @@ IN_BROWSERS = "transformers.js_config"
 
 
 def in_browsers(precision: str) -> dict[str, Any]:
-    """Which file transformers.js takes where it is not told: the only one that there is."""
+    """Return the setting by which transformers.js uses the only model file by default."""
     return {"dtype": {"int8": "q8"}.get(precision, precision)}
 
 
 def general_names(config: PretrainedConfig) -> dict[str, Any]:
-    """Sizes under the names that most families give them, where this family has names of its own.
+    """Return sizes under their common names, if the family uses other names.
 
-    DistilBERT's `dim` is `hidden_size` elsewhere; programs that read exported models look for either.
+    DistilBERT's `dim` is `hidden_size` elsewhere; programs that read exported models look for either name.
     """
     family_names = {**config.attribute_map, "intermediate_size": "hidden_dim"}
     return {general: getattr(config, name) for general, name in family_names.items() if hasattr(config, name)}
 
 
 def copy_beside(exported: Path, folder: Path) -> None:
-    """Copy what an exported folder holds beside its model, its config, its manifest and its card."""
+    """Copy the files of an exported folder except its model, config, manifest and card."""
     written_anew = (CONFIG, atomic.MANIFEST, CARD, EARLIER_FILE, f"{EARLIER_FILE}.data")
     for file in exported.iterdir():
         if file.is_file() and file.name not in written_anew:
@@ -150,7 +150,7 @@ def copy_beside(exported: Path, folder: Path) -> None:
 
 
 def exported_weights(folder: Path) -> int:
-    """How many weights an exported model has: constants and the scales of int8 do not count."""
+    """Return the number of weights of an exported model, without constants and int8 scales."""
     if (stored := exported_facts(folder).get("parameters")) is not None:
         return int(stored)
     onnx = require("onnx", extra="onnx")
@@ -165,11 +165,11 @@ def exported_weights(folder: Path) -> int:
 def to_half(model_folder: Path, output: Path) -> None:
     """Make the finished folder `output`: the torch model with float16 weights, half as large, for GPUs.
 
-    Transformers reads it with `dtype="auto"`; `load_model` converts it back to single precision.
+    Transformers loads it with `dtype="auto"`; `load_model` converts it back to single precision.
 
     Raises:
-        UserError: the model is incomplete, of an unknown head or family, or differs from its manifest; a weight is too
-            large for float16; `output` exists.
+        UserError: the model is incomplete, has an unknown head or family, or differs from its manifest; a weight is too
+            large for float16; or `output` exists.
     """
     atomic.check_new(output)
     model, head = _torch_model(model_folder)
@@ -186,15 +186,15 @@ def to_half(model_folder: Path, output: Path) -> None:
         save_model(model.half(), tokenizer, folder, max_length=None if head == "masked-lm" else length)
         if head == "masked-lm":
             write_pooling(read_pooling(model_folder), model.config, folder)
-        if facts := training_facts(model_folder):  # they know the length also where it is the model's reach
+        if facts := training_facts(model_folder):  # they have the length even if it is the model's maximum
             atomic.write_json(folder / TRAINING_FACTS, facts)
 
 
 def _check_half_scores(folder: Path, model: PreTrainedModel) -> None:
-    """Refuse a regression head of labels so large or so small that float16 cannot tell its scores apart.
+    """Refuse a regression head whose labels are so large or small that float16 cannot tell its scores apart.
 
     Raises:
-        UserError: it is one.
+        UserError: this is the case.
     """
     layer = output_layer(model)
     weight, bias = layer.weight.detach(), layer.bias.detach()
@@ -206,7 +206,7 @@ def _check_half_scores(folder: Path, model: PreTrainedModel) -> None:
 
 
 def _torch_model(folder: Path) -> tuple[PreTrainedModel, Head]:
-    """The model in `folder`, in evaluation mode, and its head."""
+    """Return the model in `folder`, in evaluation mode, and its head."""
     if is_exported(folder):
         fix = "give the folder that it was exported from"
         raise UserError(str(folder), expected="a torch model", found="an exported model", fix=fix)
@@ -230,14 +230,14 @@ class _Named(nn.Module):
             inputs["token_type_ids"] = token_type_ids
         if self.head == "masked-lm":
             hidden = vocabulary_input(self.model, self.model.base_model(**inputs).last_hidden_state)
-            # Flattened, because the product with a tied embedding then needs no transposed copy of it.
+            # Flattened, because the product with a tied embedding then needs no transposed copy of the embedding.
             return F.linear(hidden.flatten(0, 1), *vocabulary_matrix(self.model)).view(*input_ids.shape, -1)
         outputs: Any = self.model(**inputs)
         return (outputs.start_logits, outputs.end_logits) if self.head == "span" else outputs.logits
 
 
 def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) -> Any:
-    """The model as a tidy ONNX protocol buffer; with `fused`, `model` itself is changed."""
+    """Return the model as a tidy ONNX protocol buffer; with `fused`, `model` itself is changed."""
     first_token = head not in ("span", "masked-lm", "token-classification")
     if fused:
         fusion.fuse(model, first_token=first_token)
@@ -250,7 +250,7 @@ def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) ->
                 input_names=list(inputs), output_names=["start_logits", "end_logits"] if head == "span" else ["logits"],
                 dynamic_shapes=dict.fromkeys(inputs, shape), verbose=False,
             )  # fmt: skip
-    except Exception as error:  # of any class; the exporter's message is a page long
+    except Exception as error:  # any class of exception; the exporter's message is a page long
         found = f"{model.config.model_type}: {type(error).__name__}"
         fix = f"use a model of {', '.join(fusion.FUSABLE_FAMILIES)}"
         raise UserError(str(folder), expected="a model that torch.onnx exports", found=found, fix=fix) from error
@@ -259,9 +259,9 @@ def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) ->
 
 
 def _tidied(proto: Any) -> Any:
-    """The model with nodes and weights named by the module they come from, and without other traces of the exporter.
+    """Return the model with nodes and weights named by their module, and without other traces of the exporter.
 
-    The exporter writes the source lines of each node, with their paths, and outdated shapes of weights that it has
+    The exporter writes each node's source lines, with their paths, and outdated shapes of weights that it has
     transposed (ONNX Runtime's quantization fails on those).
     """
     graph = proto.graph
@@ -287,14 +287,14 @@ def _tidied(proto: Any) -> Any:
 
 
 def _module_of(node: Any) -> str:
-    """The module that a node belongs to, such as `bert.encoder.layer.0.output.dense`."""
+    """Return the module of a node, such as `bert.encoder.layer.0.output.dense`."""
     scopes = {item.key: item.value for item in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "[]")
     modules = [name.removeprefix("model.") for name in ast.literal_eval(scopes)[:-1] if name.startswith("model.")]
     return modules[-1] if modules else "graph"
 
 
 def _random_inputs(model: PreTrainedModel, batch: int, length: int, *, seed: int) -> ModelInputs:
-    """Random tokens; every row but the first ends in padding."""
+    """Return random tokens; every row except the first ends in padding."""
     generator = np.random.default_rng(seed)
     config: Any = model.config
     pad = config.pad_token_id or 0
@@ -310,7 +310,7 @@ def _random_inputs(model: PreTrainedModel, batch: int, length: int, *, seed: int
 
 
 def _logits(model: PreTrainedModel, head: Head, inputs: ModelInputs) -> NDArray[np.float32]:
-    """Logits of the torch model."""
+    """Return the logits of the torch model."""
     with torch.inference_mode():
         outputs = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
         logits = torch.stack((outputs.start_logits, outputs.end_logits), dim=-1) if head == "span" else outputs.logits
@@ -323,7 +323,7 @@ def _check_parity(
 ) -> None:  # fmt: skip
     """Compare the logits of an exported model with torch's.
 
-    Those of a regression are of any size around any offset: they are compared with how far they lie from that.
+    Regression logits may have any size around any offset: differences are relative to the distance from the offset.
     """
     for inputs, logits in zip(trials, expected, strict=True):
         largest = float(np.abs(logits).max())

@@ -1,1 +1,1 @@
-"""serve: an exported model over HTTP, by the contract of text-embeddings-inference, without torch."""
+"""serve: an exported model over HTTP, with the API of text-embeddings-inference, without torch."""

@@ -1,4 +1,4 @@
-"""The application: four paths, each answer as JSON, and a refusal in the place of whatever would grow."""
+"""The application: four paths, JSON answers, and refusals instead of unlimited growth."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 CLOSE = {"Connection": "close"}
-"""For answers that are given before the request was read."""
+"""Headers of answers sent before the request was read."""
 LATER = {"Retry-After": "1"}
 FRONT = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 SURE = 1.0
@@ -29,12 +29,12 @@ SURE = 1.0
 
 
 def application(model: Served, batcher: Batcher, limits: Limits = LIMITS) -> "Starlette":
-    """What answers requests: `/predict`, `/health`, `/info` and `/openapi.json`.
+    """Return the application that answers `/predict`, `/health`, `/info` and `/openapi.json`.
 
     Args:
-        model: what is served.
-        batcher: answers its texts.
-        limits: what is refused.
+        model: the served model.
+        batcher: answers the texts.
+        limits: limits beyond which requests are refused.
 
     Raises:
         UserError: starlette is not installed.
@@ -73,7 +73,7 @@ def application(model: Served, batcher: Batcher, limits: Limits = LIMITS) -> "St
         return _json(description)
 
     def guarded(answer: "Callable[[Request], Awaitable[Response]]") -> "Callable[[Request], Awaitable[Response]]":
-        """The same, with an answer in the place of each error; what is printed has no text of a request in it."""
+        """Wrap a handler to answer every error; what it prints contains no text of a request."""
 
         async def answered(request: "Request") -> "Response":
             try:
@@ -105,7 +105,7 @@ def application(model: Served, batcher: Batcher, limits: Limits = LIMITS) -> "St
 
 
 def info(model: Served, limits: Limits) -> dict[str, Any]:
-    """What `/info` says: the facts that text-embeddings-inference gives, and those that it does not have."""
+    """Return the content of `/info`: the facts of text-embeddings-inference, and further ones."""
     names = dict(enumerate(model.predictor.labels))
     labels = {"id2label": {str(i): name for i, name in names.items()}, "label2id": {n: i for i, n in names.items()}}
     return {
@@ -119,10 +119,10 @@ def info(model: Served, limits: Limits) -> dict[str, Any]:
 
 
 def as_items(answer: Prediction, defer_below: float | None) -> list[dict[str, Any]]:
-    """A prediction as text-embeddings-inference gives it: a label with its score each, the most probable first.
+    """Return a prediction in the form of text-embeddings-inference: labels with scores, the most probable first.
 
-    Regressions, entities and answers to questions are a list of one. The first item has what is true of the whole
-    answer: `defer`, where the folder knows from which confidence on its model answers as its teacher, and `cut_tokens`.
+    Regressions, entities and answers to questions are a list of one. The first item has the facts about the whole
+    answer: `defer`, if the folder records from which confidence its model agrees with its teacher, and `cut_tokens`.
     """
     whole = {key: answer[key] for key in (CUT,) if key in answer}
     if "scores" not in answer:
@@ -139,21 +139,21 @@ def as_items(answer: Prediction, defer_below: float | None) -> list[dict[str, An
 
 
 async def _body(request: "Request", limits: Limits) -> bytes:
-    """The body of a request.
+    """Return the body of a request.
 
     Raises:
-        Refused: 413, it is too large; 408, it does not come in time.
+        Refused: 413, it is too large; 408, it does not arrive in time.
     """
     too_large = Refused(413, f"a request may have at most {limits.request_bytes:,} bytes", headers=CLOSE)
     is_too_large = int(request.headers.get("content-length", 0)) > limits.request_bytes
-    if is_too_large and "expect" in request.headers:  # it waits for the permission to send
+    if is_too_large and "expect" in request.headers:  # the client waits for permission to send
         raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(limits.seconds):
             async for chunk in request.stream():
                 is_too_large = is_too_large or len(body) + len(chunk) > limits.request_bytes
-                if is_too_large:  # the rest is read, and dropped: many clients send all before they read an answer
+                if is_too_large:  # read the rest and drop it: many clients send everything before they read an answer
                     body.clear()
                 else:
                     body += chunk
@@ -166,10 +166,11 @@ async def _body(request: "Request", limits: Limits) -> bytes:
 
 
 async def _answers(request: "Request", batcher: Batcher, asked: Asked) -> list[Prediction]:
-    """The answers of the model; texts of a client that leaves are not computed any more.
+    """Return the answers of the model; if the client disconnects, its remaining texts are not computed.
 
     Raises:
-        Refused: 503, too many texts wait; 413, a text is too long and not to be cut; 424, the model fails on it.
+        Refused: 503, too many texts are waiting; 413, a text is too long and must not be cut; 424, the model fails on
+            it.
     """
     from starlette.requests import ClientDisconnect
 
@@ -185,7 +186,7 @@ async def _answers(request: "Request", batcher: Batcher, asked: Asked) -> list[P
             raise ClientDisconnect
     finally:
         leaving.cancel()
-        answers.cancel()  # of no effect on what is done
+        answers.cancel()  # has no effect on finished ones
     found = answers.result()
     for number, one in enumerate(found):
         where = f"inputs[{number}]" if asked.is_batch else "inputs"
@@ -206,7 +207,7 @@ async def _until_the_client_leaves(request: "Request") -> None:
 def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> "Response":
     from starlette.responses import Response
 
-    # Not JSONResponse, which puts lone surrogates and NaN in ways of its own: labels may be anyone's.
+    # Not JSONResponse, which handles lone surrogates and NaN differently: labels may contain anything.
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     return Response(text, status, {**FRONT, **(headers or {})}, "application/json")
 

@@ -1,4 +1,4 @@
-"""From the body of a request to texts: the contract of text-embeddings-inference, with objects for pairs beside it."""
+"""Parses request bodies into texts, by the API of text-embeddings-inference, which is extended by objects for pairs."""
 
 import json
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from tinydistilbert.serve.model import Served
 KEYS = ("inputs", "truncate", "truncation_direction", "raw_scores")
 PAIR_KEYS = (("text", "text_pair"), ("question", "context"))
 VALIDATION, OVERLOADED, BACKEND, UNHEALTHY = "validation", "overloaded", "backend", "unhealthy"
-"""Types of errors, as text-embeddings-inference calls them."""
+"""Error types, named as in text-embeddings-inference."""
 Input = tuple[str, str | None]
-"""A text and, of a pair, the second one; of a span model a question and its context."""
+"""A text and, for pairs, the second text; for span models, a question and its context."""
 FORMS = (
     'inputs is a text, a pair ["a", "b"], or a list of those, each in brackets: [["a"], ["b"]] or [["a", "b"], …]; '
     'pairs may be objects: {"text": "a", "text_pair": "b"}, or {"question": "a", "context": "b"}'
@@ -21,13 +21,13 @@ FORMS = (
 
 
 class Refused(Exception):
-    """A request that is not answered.
+    """A refused request.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         message: what is wrong, without any of the texts.
-        error_type: what kind of mistake.
-        headers: that the answer has beside the usual ones.
+        error_type: type of the error.
+        headers: additional headers of the answer.
     """
 
     def __init__(
@@ -39,23 +39,23 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks for."""
+    """A parsed request."""
 
     inputs: list[Input]
     is_batch: bool
-    """Whether the answer is a list of answers, and not one."""
+    """Whether the answer is a list of answers instead of one."""
     truncate: bool
-    """Whether texts that are too long are cut; else they are refused."""
+    """Whether texts that are too long are cut; otherwise they are refused."""
     lengths: list[int] = field(default_factory=list)
     """Bytes of each input."""
 
 
 def read_request(body: bytes, model: Served, limits: Limits) -> Asked:
-    """What the body of a request asks for.
+    """Parse the body of a request.
 
     Raises:
-        Refused: 400, it is no JSON; 422, it has another form, or texts that the model does not take; 413, it has too
-            many texts, or one that is too long.
+        Refused: 400, it is not JSON; 422, it has another form, or texts that the model does not accept; 413, it has too
+            many texts, or a text is too long.
     """
     content = _json(body)
     if not isinstance(content, dict):
@@ -106,12 +106,12 @@ def _flag(content: Mapping[str, Any], key: str) -> bool:
 
 
 def _inputs(given: Any, texts: int | None) -> tuple[list[Input], bool]:
-    """The texts, and whether they are a batch.
+    """Return the texts, and whether they are a batch.
 
     Args:
         given: the value of `inputs`.
-        texts: how many an input of the model has; None = unknown, as text-embeddings-inference does not know it; it
-            takes two strings in a list for a pair.
+        texts: number of texts per input of the model; None = unknown, as for text-embeddings-inference, which then
+            takes two strings in a list as a pair.
 
     Raises:
         Refused: it has another form.
@@ -142,7 +142,7 @@ def _one(given: Any) -> Input:
 
 
 def _check(one: Input, model: Served, limits: Limits, number: int | None) -> int:
-    """Check a text and its pair; gives their length in bytes."""
+    """Check a text and its pair; return their length in bytes."""
     where = "inputs" if number is None else f"inputs[{number}]"
     count = 1 if one[1] is None else 2
     if model.texts_per_input is not None and count != model.texts_per_input:

@@ -1,4 +1,4 @@
-"""One thread that answers the texts of all clients, those of like length together, from a queue that is bounded."""
+"""One thread that answers the texts of all clients from a bounded queue, those of similar length together."""
 
 import sys
 import threading
@@ -10,9 +10,9 @@ from tinydistilbert.predictor import Prediction, Predictor
 from tinydistilbert.serve.asked import Input
 
 MOST = 64
-"""Texts that are answered together at most; `predict` cuts them into batches of so many tokens."""
+"""Maximum number of texts answered together; `predict` cuts them into batches by tokens."""
 LIKE, SLACK = 2, 64
-"""Two texts are of like length where one is at most so many times as long as the other, and so many bytes."""
+"""Two texts have similar length if one is at most `LIKE` times as long as the other plus `SLACK` bytes."""
 
 
 @dataclass(eq=False)
@@ -25,18 +25,18 @@ class Waiting:
 
 
 class Full(Exception):
-    """There is no room for further texts."""
+    """The queue has no room for the texts."""
 
 
 class Batcher:
-    """Answers texts in a thread of its own, as `predict` answers them, up to rounding.
+    """Answers texts in a separate thread, with the same results as `predict` up to rounding.
 
-    A batch is the text that has waited longest and those of like length behind it: a short one does not wait for the
-    padding of a long one, and none waits for ever.
+    A batch is the text that has waited longest and later ones of similar length: a short text does not pay for the
+    padding of a long one, and no text waits for ever.
 
     Args:
         predictor: the model.
-        limit: texts that may wait.
+        limit: maximum number of waiting texts.
     """
 
     def __init__(self, predictor: Predictor, limit: int) -> None:
@@ -49,14 +49,14 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        """Whether texts are answered."""
+        """Whether the thread still answers texts."""
         return self._thread.is_alive() and not self._is_closed
 
     def ask(self, inputs: Sequence[Input], lengths: Sequence[int]) -> "list[Future[Prediction]]":
-        """The answers to come; one that is cancelled before its turn is not computed.
+        """Return futures for the answers; one that is cancelled before its turn is not computed.
 
         Raises:
-            Full: there is no room for all of them; none was taken.
+            Full: there is no room for all of them; none was accepted.
         """
         new = [Waiting(given, length) for given, length in zip(inputs, lengths, strict=True)]
         with self._changed:
@@ -69,7 +69,7 @@ class Batcher:
         return [one.answer for one in new]
 
     def close(self) -> None:
-        """Answer what waits, and end the thread."""
+        """Answer the waiting texts, and end the thread."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
@@ -80,7 +80,7 @@ class Batcher:
             self._answer([one for one in batch if one.answer.set_running_or_notify_cancel()])
 
     def _next(self) -> list[Waiting]:
-        """The next batch; empty = there will be none."""
+        """Return the next batch; empty = there will be no more."""
         with self._changed:
             while not self._waiting and not self._is_closed:
                 self._changed.wait()
@@ -98,11 +98,11 @@ class Batcher:
             pairs = [one.given[1] for one in batch if one.given[1] is not None]
             found = self.predictor.predict([one.given[0] for one in batch], pairs or None)
         except Exception as error:
-            if len(batch) > 1:  # one text does not spoil the answers of the others
+            if len(batch) > 1:  # one text must not spoil the answers of the others
                 for one in batch:
                     self._answer([one])
                 return
-            # Nothing of the error itself: its message may have the text in it.
+            # Do not print the error itself: its message may contain the text.
             print(f"serve: a text was not answered: {type(error).__name__}", file=sys.stderr, flush=True)
             batch[0].answer.set_exception(error)
             return
@@ -111,7 +111,7 @@ class Batcher:
 
 
 def of_like_length(waiting: Sequence[Waiting]) -> list[Waiting]:
-    """The first of the queue, and those behind it that go into one batch with it."""
+    """Return the first text of the queue, and later ones that fit into the same batch."""
     first = waiting[0]
     is_pair, length = first.given[1] is not None, first.length
     like = (

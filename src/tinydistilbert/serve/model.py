@@ -1,4 +1,4 @@
-"""The model that is served, with the facts of its folder that a client is told."""
+"""The served model, with the facts of its folder that clients can read."""
 
 import math
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ class Served:
     """A loaded model.
 
     Args:
-        predictor: answers; not from several threads at once.
-        name: of its folder.
-        precision: of its weights, such as `int8`.
-        texts_per_input: how many an input has, 1 or 2; None = the folder does not say.
-        defer_below: the confidence below which an answer says that it should go to the teacher; None = none does.
-        sha256: of its manifest, which has those of all files; empty without a manifest.
+        predictor: answers texts; must not be called from several threads at once.
+        name: name of its folder.
+        precision: precision of its weights, such as `int8`.
+        texts_per_input: number of texts per input, 1 or 2; None = the folder does not say.
+        defer_below: confidence below which an answer says that the teacher should be asked; None = never.
+        sha256: hash of its manifest, which has the hashes of all files; empty without a manifest.
     """
 
     predictor: Predictor
@@ -35,16 +35,16 @@ class Served:
 
 
 def load_served(folder: Path, *, threads: int = 0, defer_below: float | None = None) -> Served:
-    """The model of an exported folder; torch is not imported.
+    """Load the model of an exported folder, without importing torch.
 
     Args:
-        folder: made by `export`, `compress` or `shrink`.
-        threads: that one operation may use; 0 = as many as there are cores.
-        defer_below: instead of the threshold in the folder.
+        folder: a folder made by `export`, `compress` or `shrink`.
+        threads: threads per operation; 0 = the number of cores.
+        defer_below: replaces the threshold in the folder.
 
     Raises:
-        UserError: there is no exported model, it is incomplete, differs from its manifest or has no head of a task; a
-            threshold for a model without classes.
+        UserError: there is no exported model, it is incomplete, differs from its manifest or has no task head, or a
+            threshold is given for a model without classes.
     """
     config = exported_config(folder)
     if config is None:
@@ -65,10 +65,10 @@ def load_served(folder: Path, *, threads: int = 0, defer_below: float | None = N
 
 
 def _stored_threshold(folder: Path, facts: dict[str, Any]) -> float | None:
-    """The confidence from which on a model answers as its teacher; infinite where it does at none.
+    """Return the confidence from which a model agrees with its teacher; infinite if it never does.
 
     Raises:
-        UserError: what the folder says is no probability.
+        UserError: the stored value is not a probability.
     """
     stored = facts.get(AGREEMENT)
     if stored is None:
@@ -83,7 +83,7 @@ def _stored_threshold(folder: Path, facts: dict[str, Any]) -> float | None:
 
 
 def _no_exported_model(folder: Path) -> UserError:
-    """Why a folder cannot be served, with the folder to serve in its place where one is in sight."""
+    """Return the error for a folder that cannot be served; its fix names a folder to serve instead, if it finds one."""
     where, expected = str(folder), "the folder of an exported model"
     if not folder.exists():
         return UserError(where, expected=expected, found="no such folder", fix="correct its name")

@@ -1,4 +1,4 @@
-"""The description of the service for programs that make clients of it (OpenAPI 3.1)."""
+"""The OpenAPI 3.1 description of the service, for client generators."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ OPTIONAL = ("defer", "no_answer", "cut_tokens")
 
 
 def openapi(model: Served, limits: Limits) -> dict[str, Any]:
-    """The document at `/openapi.json`: what this model takes and answers."""
+    """Return the document at `/openapi.json`: the inputs and answers of this model."""
     answer = ANSWERS[model.predictor.kind] | {"cut_tokens": {"type": "integer"}}
     schemas = {
         "Input": _input(model),
@@ -84,7 +84,7 @@ def openapi(model: Served, limits: Limits) -> dict[str, Any]:
 
 
 def _input(model: Served) -> dict[str, Any]:
-    """What one input may be."""
+    """Return the schema of one input."""
     pair = {"type": "array", "items": TEXT, "minItems": 2, "maxItems": 2}
     single: list[dict[str, Any]] = [
         TEXT, {"type": "array", "items": TEXT, "minItems": 1, "maxItems": 1}, _object("text"),

@@ -1,4 +1,4 @@
-"""From a folder to a server that runs until it is asked to stop: SIGTERM and Ctrl-C answer what was asked, and end."""
+"""Runs a server for a folder until SIGTERM or Ctrl-C; it then answers pending requests and ends."""
 
 import errno
 import ipaddress
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 WAITING_CONNECTIONS = 2048
-"""That the system holds before they are accepted."""
+"""Connections that the system holds before they are accepted."""
 
 
 def serve(
@@ -33,7 +33,7 @@ def serve(
     Args:
         folder: a model folder made by `export`, `compress` or `shrink`.
         port: port to listen on; 0 = any free one, which is printed.
-        host: address to listen on; one that is not local can be reached from other machines, without a password.
+        host: address to listen on; a non-local one can be reached from other machines, without a password.
         threads: threads per operation of the model; 0 = the number of cores.
         defer_below: confidence below which an answer has `"defer": true`; None = the threshold in the folder.
         limits: limits beyond which requests are refused.
@@ -60,10 +60,10 @@ def serve(
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """The socket, bound before the model is loaded.
+    """Return the socket, bound before the model is loaded.
 
     Raises:
-        UserError: another program has the port, it is not allowed, or the address is none of this machine's.
+        UserError: another program uses the port, it is not allowed, or the address does not belong to this machine.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -89,7 +89,7 @@ def _is_own(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
+    except ValueError:  # a host name
         return False
 
 
@@ -98,7 +98,7 @@ def _url(host: str, port: int) -> str:
 
 
 def server_for(app: Any, limits: Limits, requests: signals.Requests) -> "uvicorn.Server":
-    """Uvicorn's server with the signals of this program, which writes no log of requests."""
+    """Return a Uvicorn server with this program's signal handling and without a request log."""
     import contextlib
     from collections.abc import Iterator
 
@@ -121,9 +121,9 @@ def server_for(app: Any, limits: Limits, requests: signals.Requests) -> "uvicorn
 
 
 def _impatient(seconds: float) -> Any:
-    """Uvicorn's protocol, which cuts who opens a connection, or begins a request, and does not go on.
+    """Return a Uvicorn protocol that drops clients who open a connection, or begin a request, and then stall.
 
-    The body of a request has its own limit of time (`app.py`), an answer that nobody takes has it here.
+    The time limit for request bodies is in `app.py`; the one for answers that the client does not read is here.
     """
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -133,7 +133,7 @@ def _impatient(seconds: float) -> Any:
 
         def connection_made(self, transport: "Transport") -> None:  # type: ignore[override]
             super().connection_made(transport)
-            # asyncio does so only of sockets that say they are TCP; without it each answer waits 40 ms for the client.
+            # asyncio does this only for sockets that declare TCP; without it each answer waits 40 ms for the client.
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._watch()
 

@@ -1,1 +1,1 @@
-"""Every durable write: atomic files and folders, locks, the cache."""
+"""Durable writes: atomic files and folders, locks, the cache."""

@@ -1,7 +1,7 @@
-"""Every durable write: a temporary name in the same folder, fsync, rename, fsync of the parent.
+"""Durable writes: write to a temporary name in the same folder, fsync, rename, fsync the parent.
 
-A reader of a name that these functions wrote sees either the old content or the new one, never a part of it.
-A folder is finished when its `manifest.json` is there: it is written last and lists the size and SHA-256 of every file.
+A reader sees either the old content or the new content, never a part of it. A folder is finished when it has a
+`manifest.json`: it is written last and lists the size and SHA-256 of every file.
 """
 
 import hashlib
@@ -17,13 +17,14 @@ from tinydistilbert.storage import disk
 
 MANIFEST = "manifest.json"
 HASH_KEY = "sha256"
-"""Key of the manifest with the hash of its other content."""
+"""Manifest key: the hash of the manifest's other content."""
 RELEASED = "released"
-"""Key of the manifest with the files that were deleted on purpose when nothing was left to read them."""
+"""Manifest key: the files that were deleted on purpose once nothing needed them."""
 CHECKPOINTS = "checkpoints"
-"""Folder that only unfinished work needs: no manifest lists it, and it is deleted when the work is finished."""
+"""Folder that only unfinished work needs: no manifest lists it, and finished work deletes it."""
 _TEMPORARIES = (".*.tmp", ".tmp??????")
-"""Of our own writes, and of safetensors', which from 0.8 on writes beside its file too."""
+"""Temporary names of this module, and of safetensors, which from 0.8 on also writes a temporary file beside its
+file."""
 
 
 def _temporary(path: Path) -> Path:
@@ -31,10 +32,10 @@ def _temporary(path: Path) -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the file at `path` by `content`, atomically and durably; missing parent folders are made.
+    """Replace the file at `path` by `content`, atomically and durably; create missing parent folders.
 
     Raises:
-        DiskError: the disk is full or failing; the old content is still there.
+        DiskError: the disk is full or failing; the old content is unchanged.
     """
     disk.make_folder(path.parent)
     temporary = _temporary(path)
@@ -54,14 +55,14 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON; a NaN or an infinity in it is an error, for JSON has neither."""
+    """Write `content` as indented JSON; NaN and infinity are errors, because JSON has neither."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to the end of the file, durably; lines of several processes are not mixed.
+    """Append a line to the file, durably; lines of several processes do not mix.
 
-    An incomplete last line, which a killed process may have left, is ended first.
+    An incomplete last line, left by a killed process, is ended first.
     """
     disk.make_folder(path.parent)
     before = path.read_bytes() if path.is_file() else b""
@@ -80,18 +81,18 @@ def adopt(temporary: Path, path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
+    """Return the content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of the file's content."""
+    """Return the hexadecimal SHA-256 of the file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files that the manifest of `folder` lists."""
+    """Return the files that the manifest of `folder` lists."""
     left_out = {folder / MANIFEST, folder / CHECKPOINTS}
     return sorted(path for path in folder.rglob("*") if path.is_file() and left_out.isdisjoint((path, *path.parents)))
 
@@ -113,21 +114,21 @@ def write_manifest(folder: Path, **facts: Any) -> None:
 
 
 def write_manifest_of(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest with this content, and the hash of it, whatever files there are."""
+    """Write a manifest with this content and its hash, whatever files the folder has."""
     write_json(folder / MANIFEST, {**manifest, HASH_KEY: _hash_of(dict(manifest))})
 
 
 def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
-    """The manifest of a finished folder; with `verify`, each file's size and hash are compared with it first.
+    """Return the manifest of a finished folder; with `verify`, first compare each file's size and hash with it.
 
     Raises:
-        UserError: there is no manifest or a damaged one, or a file is missing, of another size or of another content.
+        UserError: the manifest is missing or damaged, or a file is missing or has another size or other content.
     """
     fix = f"delete {folder} and run the command again"
     manifest: Any = {}
     try:
         manifest = read_json(folder / MANIFEST)
-        # Manifests of early versions have no hash of themselves.
+        # Manifests of early versions do not contain their own hash.
         found = "other content" if manifest.pop(HASH_KEY, None) not in (None, _hash_of(manifest)) else None
         listed = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
         if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in listed):
@@ -148,7 +149,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
 
 
 def intact(folder: Path, name: str) -> Path:
-    """The path of one file of a finished folder, after comparing it, and no other, with the manifest.
+    """Return the path of one file of a finished folder, after comparing only this file with the manifest.
 
     Raises:
         UserError: the manifest is damaged, does not list the file, or lists it with another size or content.
@@ -171,9 +172,9 @@ def is_released(folder: Path) -> bool:
 
 
 def release(folder: Path, kept: Collection[str]) -> int:
-    """Delete the files of a finished folder but those that are `kept`; the manifest goes on to say what they were.
+    """Delete the files of a finished folder except those in `kept`; the manifest still lists the deleted files.
 
-    The manifest says first what is deleted: a process that is killed on the way leaves the rest to the next call.
+    The manifest records the deletions first: if the process is killed during them, the next call deletes the rest.
 
     Returns:
         The bytes that were freed.
@@ -191,10 +192,10 @@ def release(folder: Path, kept: Collection[str]) -> int:
 
 
 def refuse_released(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Say of a folder with this manifest that it holds no weights any more, if that is so.
+    """Refuse a folder whose manifest says that its weights were deleted.
 
     Raises:
-        UserError: it is.
+        UserError: they were.
     """
     if manifest.get(RELEASED):
         problem = "its weights were deleted when the run no longer needed them (finetune.keep)"
@@ -203,10 +204,10 @@ def refuse_released(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def check_intact(folder: Path) -> None:
-    """Compare the files of a folder with the hashes of its manifest, if it has one.
+    """Compare the files of a folder with the hashes in its manifest, if it has one.
 
     Raises:
-        UserError: a file is missing or has other content.
+        UserError: a file is missing or has changed.
     """
     if is_finished(folder):
         read_manifest(folder)
@@ -225,7 +226,7 @@ def is_new(folder: Path, *, beside: str | None = None) -> bool:
 
 
 LOCK = ".lock"
-"""Name of the file by which a process locks a folder (`locks.py`)."""
+"""Name of the file with which a process locks a folder (`locks.py`)."""
 
 
 def check_new(folder: Path) -> None:
@@ -240,16 +241,16 @@ def check_new(folder: Path) -> None:
 
 
 def partial(folder: Path) -> Path:
-    """Where the work towards a finished `folder` lies until it is done."""
+    """Return the folder that holds the work for `folder` until it is finished."""
     return folder.with_name(folder.name + ".partial")
 
 
 @contextmanager
 def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
-    """Make a finished `folder`: yields `folder.partial`; after the body writes its manifest and renames it to `folder`.
+    """Make a finished `folder`: yield `folder.partial`; after the body, write its manifest and rename it to `folder`.
 
-    When the body fails or the process dies, the partial folder stays, so that the next process can resume from its
-    content. `facts` go into the manifest. Only one process may work at a folder at a time (`locks.py`).
+    If the body fails or the process dies, the partial folder stays, so that the next process can resume from it.
+    `facts` go into the manifest. Only one process at a time may work on a folder (`locks.py`).
 
     Raises:
         DiskError: the disk is full or failing.
@@ -266,14 +267,14 @@ def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
 def _finish(begun: Path, folder: Path, facts: dict[str, Any]) -> None:
     """Write the manifest of the partial folder, and give it its final name."""
     write_manifest(begun, **facts)
-    if folder.exists():  # a folder without manifest: left by another program, or emptied by hand
+    if folder.exists():  # without a manifest: left by another program, or emptied by hand
         disk.remove(folder)
     disk.rename(begun, folder)
     disk.sync_folder(folder.parent)
 
 
 def sweep(folder: Path) -> None:
-    """Delete temporary files of killed processes in `folder` and below; no other process may write there."""
+    """Delete temporary files of killed processes in `folder` and below; no other process may be writing there."""
     for path in folder.rglob(".*"):
         if _is_temporary(path):
             path.unlink()
@@ -284,7 +285,7 @@ def _is_temporary(path: Path) -> bool:
 
 
 def tidy(folder: Path) -> None:
-    """Delete the checkpoints of a finished folder; its process may have died before it did."""
+    """Delete the checkpoints of a finished folder; its process may have died before deleting them."""
     if (folder / CHECKPOINTS).exists():
         disk.remove(folder / CHECKPOINTS)
 
@@ -293,8 +294,8 @@ class Log:
     """A file of JSON lines that grows while a training runs; checkpoints record its length.
 
     Args:
-        path: of the file; made if missing.
-        length: bytes to keep, as the checkpoint recorded; the lines after them are of steps that are done again.
+        path: the file; created if missing.
+        length: bytes to keep, as the checkpoint recorded; later lines belong to steps that will be repeated.
     """
 
     def __init__(self, path: Path, length: int = 0) -> None:
@@ -312,9 +313,9 @@ class Log:
         self._hash.update(content)
 
     def sync(self) -> tuple[int, str]:
-        """Make all lines durable; gives the length in bytes and the SHA-256 of the file."""
+        """Make all lines durable; return the length in bytes and the SHA-256 of the file."""
         disk.sync(self._path)
-        disk.sync_folder(self._path.parent)  # it may be new there
+        disk.sync_folder(self._path.parent)  # the file may be new in it
         return os.fstat(self._stream.fileno()).st_size, self._hash.hexdigest()
 
     def __enter__(self) -> Self:

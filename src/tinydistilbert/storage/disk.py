@@ -1,6 +1,6 @@
-"""The few operations on files that every durable write (`atomic.py`) is made of.
+"""The few file operations that make up every durable write (`atomic.py`).
 
-Each is announced to a hook, so that a test can observe, fail or stop any of them. A disk that is full or failing raises
+Each is announced to a hook, so that a test can observe it, make it fail or stop it. A full or failing disk raises
 `DiskError`.
 """
 
@@ -19,14 +19,14 @@ from tinydistilbert.errors import DiskError
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation; it is announced before it begins."""
+    """A file operation; it is announced before it begins."""
 
     kind: Literal["make folder", "write", "sync", "sync folder", "rename", "remove", "cut"]
     path: Path
     target: Path | None = None
-    """The new name, in renames."""
+    """The new name, for renames."""
     content: bytes | None = None
-    """What is written or appended."""
+    """The bytes to write or append."""
 
 
 Hook = Callable[[Operation], AbstractContextManager[object]]
@@ -46,7 +46,7 @@ _FAILURES = {
     errno.EIO: "input/output error of the disk",
     errno.EROFS: "read-only file system",
 }
-_MESSAGES = {  # of libraries in C++ and Rust, whose exceptions have no errno
+_MESSAGES = {  # from C++ and Rust libraries, whose exceptions have no errno
     "no space left": errno.ENOSPC,
     "os error 28": errno.ENOSPC,
     "disk quota exceeded": errno.EDQUOT,
@@ -58,7 +58,7 @@ _MESSAGES = {  # of libraries in C++ and Rust, whose exceptions have no errno
 
 
 def failure_of(error: BaseException) -> str | None:
-    """What is wrong with the disk, as a noun, if the error is one of the disk; else None."""
+    """Return what is wrong with the disk, as a noun, if the error is a disk error; else None."""
     if isinstance(error, OSError) and error.errno is not None:
         return _FAILURES.get(error.errno)
     text = str(error).lower()
@@ -66,23 +66,23 @@ def failure_of(error: BaseException) -> str | None:
 
 
 def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
+    """Return the path, or the nearest existing folder above it."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that are free where `path` is or would be."""
+    """Return the free bytes on the disk where `path` is or would be."""
     return shutil.disk_usage(existing(path)).free
 
 
 def bytes_in(folder: Path) -> int:
-    """Bytes of all files in the folder and below."""
+    """Return the bytes of all files in the folder and below."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 @contextmanager
 def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
-    """Raise errors of the disk in the body as `DiskError`, with the path and the bytes `needed` (0 = unknown).
+    """Raise disk errors of the body as `DiskError`, with the path and the bytes `needed` (0 = unknown).
 
     Raises:
         DiskError: the disk is full or failing.
@@ -104,7 +104,7 @@ def _operation(operation: Operation) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder and its missing parents durably; nothing happens when it exists."""
+    """Create the folder and its missing parents durably; does nothing if it exists."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
         with _operation(Operation("make folder", path)):
@@ -113,15 +113,15 @@ def make_folder(folder: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Make or overwrite the file; its content is not flushed to the disk."""
+    """Create or overwrite the file; its content is not flushed to the disk."""
     with _operation(Operation("write", path, content=content)), path.open("wb") as stream:
         stream.write(content)
 
 
 def open_to_umask(path: Path) -> None:
-    """Give the file the permissions that a new one has here: some libraries (safetensors) let nobody else read theirs.
+    """Give the file the permissions of a new file: some libraries (safetensors) let only the owner read theirs.
 
-    No others are known than by setting the mask for a moment; a file that another thread makes meanwhile is private.
+    The mask can only be read by setting it for a moment; a file that another thread creates meanwhile is private.
     """
     mask = os.umask(0o077)
     os.umask(mask)
@@ -129,13 +129,13 @@ def open_to_umask(path: Path) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to the end of the file; the addition is not flushed to the disk."""
+    """Append to the file; the addition is not flushed to the disk."""
     with _operation(Operation("write", path, content=content)), path.open("ab", buffering=0) as stream:
         write_whole(stream, content)
 
 
 def write_whole(stream: FileIO, content: bytes) -> None:
-    """Write all of `content` to an unbuffered file: a disk that is nearly full first takes a part of it."""
+    """Write all of `content` to an unbuffered file: a nearly full disk may accept only a part at first."""
     while content:
         content = content[stream.write(content) :]
 
@@ -147,13 +147,13 @@ def cut(path: Path, length: int) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush the file's content to the disk, whatever process wrote it."""
+    """Flush the file's content to the disk, whichever process wrote it."""
     with _operation(Operation("sync", path)), path.open("rb") as stream:
         os.fsync(stream.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable (a rename is not, before its folder is flushed)."""
+    """Make the names in `folder` durable (a rename is durable only after its folder is flushed)."""
     with _operation(Operation("sync folder", folder)):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -163,13 +163,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def rename(path: Path, target: Path) -> None:
-    """Give the file or folder another name in the same file system; a file of that name is replaced."""
+    """Rename the file or folder in the same file system; an existing file of that name is replaced."""
     with _operation(Operation("rename", path, target=target)):
         path.replace(target)
 
 
 def remove(path: Path) -> None:
-    """Delete the file, or the folder with its content; nothing happens when it does not exist."""
+    """Delete the file, or the folder with its content; does nothing if it does not exist."""
     with _operation(Operation("remove", path)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""Files of JSON lines, one object a line: measurements, logs and samples."""
+"""JSON-lines files, one object per line: measurements, logs and samples."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -13,16 +13,16 @@ REMAKE = "delete it, or the folder that it is in, and run the command again, whi
 
 
 def write(path: Path, contents: Iterable[Mapping[str, Any]]) -> None:
-    """Replace the file at `path` by one line for each object; a NaN or an infinity in one is an error."""
+    """Replace the file at `path` by one line per object; NaN and infinity are errors."""
     lines = (json.dumps(content, ensure_ascii=False, allow_nan=False) for content in contents)
     atomic.write_text(path, "".join(line + "\n" for line in lines))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The objects in the file at `path`, in its order; in a finished folder it is compared with the manifest first.
+    """Return the objects in the file at `path`, in order; in a finished folder, first check it by the manifest.
 
     Raises:
-        UserError: the file is not as it was when its folder was finished, or a line is no JSON object.
+        UserError: the file has changed since its folder was finished, or a line is not a JSON object.
     """
     if atomic.is_finished(path.parent):
         atomic.intact(path.parent, path.name)

@@ -1,7 +1,7 @@
-"""One process at a time: in a run folder, or at one entry of a cache.
+"""Locks: one process at a time in a run folder, or on one cache entry.
 
-The lock belongs to the operating system (by `filelock`), so it ends with the process that holds it, however that dies:
-none goes stale. The lock file names the process that holds it, and is deleted when the lock is released.
+The operating system holds the lock (through `filelock`), so it ends with its process, however that dies: no lock goes
+stale. The lock file names the process that holds it, and is deleted when the lock is released.
 """
 
 import errno
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 NOT_SUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""Errors of a file system that has no locks."""
+"""Error numbers of a file system without locks."""
 
 
 @contextmanager
 def new_output(output: Path) -> Iterator[None]:
-    """Reserve an output folder, which does not exist yet or is empty, for this process.
+    """Reserve a new or empty output folder for this process.
 
     Raises:
-        UserError: it holds other files, or another process is making it.
+        UserError: it holds other files, or another process is writing it.
     """
     with alone(output.with_name(f".{output.name}{atomic.LOCK}"), where=f"--output {output}"):
         atomic.check_new(output)
@@ -38,49 +38,49 @@ def new_output(output: Path) -> Iterator[None]:
 def alone(lock: Path, *, where: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock while the body runs.
 
-    On a file system without locks the body runs unprotected, and a line on standard error says so.
+    On a file system without locks the body runs unprotected; a line on standard error reports it.
 
     Args:
-        lock: the file; the folder that it lies in is made.
-        where: what is locked, as the user knows it.
-        wait: wait for the process that holds it, with a line on standard error; otherwise it is an error.
+        lock: the lock file; its folder is created.
+        where: name of the locked thing, for the user.
+        wait: wait for the process that holds it, and report that on standard error; otherwise raise an error.
 
     Raises:
-        UserError: another process holds it; the message has its id. Or the file or its folder cannot be made.
+        UserError: another process holds the lock (the message has its id), or the file or its folder cannot be created.
     """
     held = _acquired(lock, where, wait)
     try:
         if held is not None:
-            with disk.disk_errors(lock), suppress(PermissionError):  # Windows lets nobody write into a locked file
+            with disk.disk_errors(lock), suppress(PermissionError):  # Windows does not allow writing to a locked file
                 lock.write_text(f"{os.getpid()}\n", encoding="utf-8")
         yield
     finally:
         if held is not None:
-            # Deleted while it is still held: processes that wait notice that their file is gone, and open a new one.
+            # Delete it while it is still held: waiting processes notice that their file is gone, and open a new one.
             with suppress(PermissionError):  # on Windows filelock deletes it after the release
                 lock.unlink(missing_ok=True)
             held.release()
 
 
 def tidy(lock: Path) -> None:
-    """Delete the file of a lock that nobody holds: its process may have died before it did."""
+    """Delete the file of a lock that nobody holds: its process may have died before deleting it."""
     if lock.exists():
         with suppress(UserError, OSError), alone(lock, where=str(lock)):
             pass
 
 
 def _acquired(lock: Path, where: str, wait: bool) -> "BaseFileLock | None":
-    """The acquired lock; None on a file system without locks.
+    """Acquire and return the lock; None on a file system without locks.
 
     Raises:
-        UserError: another process holds it and `wait` is false, or the file or its folder cannot be made.
+        UserError: another process holds it and `wait` is false, or the file or its folder cannot be created.
     """
     from filelock import FileLock, Timeout  # only commands that write need it
 
     try:
         with disk.disk_errors(lock):
             disk.make_folder(lock.parent)
-            # A soft lock, which filelock would take instead where there are no locks, outlives a killed process.
+            # Without OS locks, filelock would fall back to a soft lock, which outlives a killed process.
             file_lock = FileLock(lock, fallback_to_soft=False)
             try:
                 file_lock.acquire(blocking=False)
@@ -104,9 +104,9 @@ def _acquired(lock: Path, where: str, wait: bool) -> "BaseFileLock | None":
 
 
 def _holder(lock: Path) -> str:
-    """The process that holds the lock, for messages."""
+    """Return the process that holds the lock, for messages."""
     try:
         number = lock.read_text(encoding="utf-8")[:20].strip()
-    except (OSError, UnicodeDecodeError):  # Windows lets nobody read a locked file; or it has just been deleted
+    except (OSError, UnicodeDecodeError):  # Windows does not allow reading a locked file; or it was just deleted
         number = ""
     return f"process {number}" if number.isdigit() else "another process"

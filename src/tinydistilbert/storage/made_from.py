@@ -1,8 +1,8 @@
-"""What a finished folder was made from, in a file in it that is compared before the folder is used again.
+"""What a finished folder was made from: a file in the folder, compared before the folder is used again.
 
-`made-from.json` holds fingerprints of the inputs, the settings that were read, and the number of the format: how
-results come from inputs in this version of the program. A folder without the file is from version 0.1, and taken as it
-is.
+`made-from.json` holds fingerprints of the inputs, the settings that were read, and a format number, which changes when
+a version of the program computes other results from the same inputs. A folder without the file is from version 0.1, and
+accepted unchecked.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,32 +15,32 @@ from tinydistilbert.storage import atomic
 
 FILE = "made-from.json"
 MOST_NAMED = 6
-"""Folders that a message asks to delete by their names."""
+"""Maximum number of folders that a message names for deletion."""
 
 
 @dataclass(frozen=True)
 class MadeFrom:
-    """Everything that the content of a folder depends on."""
+    """Everything on which the content of a folder depends."""
 
     inputs: Mapping[str, str]
-    """Fingerprints: of data by its name, of a folder of the same run by its path in the run."""
+    """Fingerprints: of data by name, of a folder of the same run by its path in the run."""
     settings: Mapping[str, Any]
-    """Of the recipe, by their full keys."""
+    """Recipe settings by full key."""
     defaults: Mapping[str, Any]
-    """Of the recipe's keys: what a folder was made with whose version did not know the key yet."""
+    """By recipe key: the value in effect in versions that did not have the key yet."""
     run: Path
     """The run folder."""
     format: int = 1
-    """Raised where the same inputs give other results than in the version before."""
+    """Format number; raise it when the same inputs give other results than in the version before."""
     renamed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By key, earlier spellings of its values."""
+    """Earlier spellings of values, by key."""
 
 
 def begin(folder: Path, made_from: MadeFrom) -> None:
-    """Write down what `folder` is going to be made from, in its partial folder, or compare it with what was begun.
+    """Record in the partial folder what `folder` is made from, or compare it with what was recorded before.
 
     Raises:
-        UserError: the partial folder was begun with something else.
+        UserError: the partial folder was begun from something else.
     """
     path = atomic.partial(folder) / FILE
     if path.is_file():
@@ -50,17 +50,17 @@ def begin(folder: Path, made_from: MadeFrom) -> None:
 
 
 def check(folder: Path, made_from: MadeFrom) -> None:
-    """Check that a finished folder was made from what it would be made from now.
+    """Check that a finished folder was made from the current inputs and settings.
 
     Raises:
-        UserError: it was made from something else, or its file is not as it was written.
+        UserError: it was made from something else, or its file has changed since it was written.
     """
     if FILE in atomic.read_manifest(folder, verify=False)["files"]:
         _compare(folder, _read(atomic.intact(folder, FILE)), made_from)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a file that `begin` wrote.
+    """Return the content of a file that `begin` wrote.
 
     Raises:
         UserError: it is damaged.
@@ -82,7 +82,7 @@ def _compare(folder: Path, stored: Mapping[str, Any], made_from: MadeFrom) -> No
 
 
 def _differences(stored: Mapping[str, Any], made_from: MadeFrom) -> Iterator[str]:
-    """Each difference in words, the inputs first: what an edited setting changed shows there by its own name."""
+    """Yield each difference in words, inputs first: they name whatever an edited setting changed."""
     before, now = stored["inputs"], made_from.inputs
     for name in before:
         if before[name] != now.get(name):
@@ -101,9 +101,9 @@ def _differences(stored: Mapping[str, Any], made_from: MadeFrom) -> Iterator[str
 
 
 def _made_with(folder: Path, run: Path) -> list[Path]:
-    """The finished folders of the run that were made from this one, directly or over others.
+    """Return the finished folders of the run that were made from this one, directly or indirectly.
 
-    Where all that is finished in a folder is among them, it stands for them.
+    A folder whose finished folders are all among them replaces them.
     """
     inputs = {file.parent: set(_read(file)["inputs"]) for file in sorted(run.rglob(FILE)) if file.parent != folder}
     names = {_name_of(folder, run)}

@@ -1,6 +1,6 @@
-"""Files without a name, for what is larger than memory should hold: they are gone when nothing reads them any more.
+"""Nameless files, for data too large for memory: they disappear when nothing reads them any more.
 
-They lie on the disk of the run folder, and not in the system's temporary folder, which may be memory.
+They are on the disk of the run folder, not in the system's temporary folder, which may be in memory.
 """
 
 import tempfile
@@ -16,7 +16,7 @@ _folders: list[Path] = []
 
 @contextmanager
 def beside(folder: Path) -> Iterator[None]:
-    """Inside the `with`, such files lie on the disk on which a folder is or is going to be."""
+    """In the body, put such files on the disk where a folder is or will be."""
     _folders.append(folder)
     try:
         yield
@@ -25,12 +25,12 @@ def beside(folder: Path) -> Iterator[None]:
 
 
 def folder() -> Path:
-    """Where such files lie."""
+    """Return the folder for such files."""
     return disk.existing(_folders[-1]) if _folders else Path(tempfile.gettempdir())
 
 
 def nameless() -> IO[bytes]:
-    """A new file to write and to map; on POSIX no process but this one can see it, and a kill leaves nothing.
+    """Return a new file to write and to map; on POSIX only this process can see it, and a kill leaves nothing behind.
 
     Raises:
         DiskError: the disk is full or failing.

@@ -13,7 +13,7 @@ from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES, base_task, inter
 from tinydistilbert.tasks import glue, hold_out, imdb, library, squad, synthetic
 from tinydistilbert.tasks.base import Examples, ScoreTable, Task, sample_rows
 
-# What reads data imports its libraries in the functions that need it: a served model needs the tasks alone.
+# Functions that read data import the libraries they need: a served model needs only the tasks.
 if TYPE_CHECKING:
     from tinydistilbert.recipe.schema import Corpus, Finetune
 
@@ -31,14 +31,14 @@ AFTER = ScoreTable(
 )  # fmt: skip
 """The table of tasks such as `rte@mnli`."""
 HELD_OUT = "train (held out)"
-"""Split of the train examples that are scored and never trained on, where settings are chosen by them."""
+"""Split of the train examples that are never trained on, but scored to choose settings."""
 
 
 def tasks_of(finetune: "Finetune") -> dict[str, Task]:
-    """All tasks by name: `TASKS`, behind them those of one's own in `finetune.custom`, and last those like `rte@mnli`.
+    """Return all tasks by name: `TASKS`, then the custom tasks of `finetune.custom`, then tasks such as `rte@mnli`.
 
     Raises:
-        UserError: a task of one's own takes one column for two things.
+        UserError: a custom task uses one column for two purposes.
     """
     from tinydistilbert.tasks import custom
 
@@ -47,14 +47,14 @@ def tasks_of(finetune: "Finetune") -> dict[str, Task]:
 
 
 def _after(name: str, tasks: Mapping[str, Task]) -> Task:
-    """A task whose models start from those of another one: in a table of its own, beside nothing that was published."""
+    """Return a task whose models start from those of another task; it has a separate table without published scores."""
     task, first = tasks[base_task(name)], tasks[intermediate_task(name)]
     title = f"{task.title} after {first.title}"
     return dataclasses.replace(task, name=name, title=title, table=AFTER, published={}, corrected={})
 
 
 def tables_of(tasks: Mapping[str, Task]) -> dict[ScoreTable, tuple[Task, ...]]:
-    """The tables that tasks belong to, each with its tasks: data sets before what is made here."""
+    """Return the tables of tasks, each with its tasks: data sets come before generated tasks."""
     tables: dict[ScoreTable, tuple[Task, ...]] = {}
     for task in sorted(tasks.values(), key=lambda task: task.is_made):
         tables[task.table] = (*tables.get(task.table, ()), task)
@@ -65,30 +65,30 @@ def load_examples(
     task: Task, split: str, *, data: str | None, corpus: "Corpus", limit: int, seed: int, held_out: int | None = None,
     labels: tuple[str, ...] | None = None,
 ) -> Examples:  # fmt: skip
-    """Examples of a split: from `{data}/{task.folder}/{split}.parquet` (.jsonl, .csv …), without `data` from the hub.
+    """Load a split from `{data}/{task.folder}/{split}.parquet` (.jsonl, .csv …), or without `data` from the hub.
 
-    Those of one's own task come from the file or hub data set that it names. The task of the examples has its classes,
-    if need be those of its train split. Every row is checked, also those that a sample leaves out.
+    Examples of a custom task come from the file or hub data set that it names. The task of the returned examples has
+    its classes, if necessary taken from its train split. Every row is checked, including rows that a sample leaves out.
 
     Synthetic examples are made from the text of `corpus`: train examples from its train documents, the others from its
-    validation documents. Those of tasks from Python's library depend on nothing but that library.
+    validation documents. Examples of the tasks from Python's library depend only on that library.
 
     Args:
         task: one of `tasks_of`.
         split: `task.train`, one of `task.evaluation`, or `HELD_OUT`.
-        data: folder with the task folders; one's own files may lie there too.
+        data: folder with the task folders; files of custom tasks may be there too.
         corpus: text for synthetic tasks; nothing else uses it.
         limit: size of a seeded sample without replacement, in the order of the split; 0 = all.
-        seed: of the sample, and of synthetic examples.
-        held_out: of the train split, how many texts are kept for scoring (0 = a tenth), the same for every `seed`: the
-            split `HELD_OUT` is one row of each of them, in full, and `task.train` is the rows of all others. None =
-            none are.
-        labels: classes of one's own classification task, in the order of a model that has them; by default those of the
-            train split, numbers by size, words by the alphabet.
+        seed: seed of the sample and of synthetic examples.
+        held_out: how many texts of the train split are kept for scoring (0 = a tenth), the same for every `seed`: the
+            split `HELD_OUT` has one row for each of them, and `task.train` has the rows of all others. None = no
+            hold-out.
+        labels: classes of a custom classification task, in the order of a model's outputs; by default those of the
+            train split, numbers by size, words alphabetically.
 
     Raises:
-        UserError: the split is missing, unreadable or empty, or a row is not what the task says; fewer train examples
-            than are to be held out.
+        UserError: the split is missing, unreadable or empty, a row does not fit the task, or there are too few train
+            examples to hold out as many.
     """
     assert split != HELD_OUT or held_out is not None, "the caller says how many are held out"
     source_split = task.train if split == HELD_OUT else split
@@ -115,13 +115,13 @@ def _whole(task: Task, split: str, columns: Mapping[str, Sequence[Any]]) -> Exam
 
 
 def _whole_split(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> Examples:
-    """All examples of a split, with the classes of the task; those of a large file are read once."""
+    """Return all examples of a split, with the classes of the task; large files are read only once."""
     from tinydistilbert.tasks.read_once import read_once
     from tinydistilbert.tasks.splits import file_of
 
     files = [file_of(task, split, data)]
     if task.labels_from_data:
-        task = dataclasses.replace(task, labels=())  # which are found again
+        task = dataclasses.replace(task, labels=())  # the classes are found again
         files += [file_of(task, task.train, data)] if labels is None and task.has_classes else []
     return read_once(task, split, files, labels, lambda: _whole_of(task, split, data, labels))
 
@@ -134,7 +134,7 @@ def _whole_of(task: Task, split: str, data: str | None, labels: tuple[str, ...] 
 def _columns(
     task: Task, split: str, data: str | None, labels: tuple[str, ...] | None
 ) -> tuple[Task, Mapping[str, Sequence[Any]], int]:
-    """The task with its classes, the columns of `Examples`, and about how many rows there are if these are a sample."""
+    """Return the task with its classes, the columns of `Examples`, and for a sample the estimated number of rows."""
     from tinydistilbert.tasks import classes, label_sets, word_tags
     from tinydistilbert.tasks.mapped_tables import are_many, is_large
     from tinydistilbert.tasks.read_once import as_columns
@@ -163,10 +163,10 @@ def _columns(
 def _synthetic_columns(
     task: Task, split: str, data: str | None, corpus: "Corpus", seed: int
 ) -> tuple[Mapping[str, Sequence[Any]], list[Hashable]]:
-    """The columns of `Examples` of all examples that are made for a split, and what each was made from."""
+    """Return the columns of `Examples` for all examples made for a split, and the source of each."""
     from tinydistilbert.data.sources import open_source
 
-    # Whatever the blocks of the student are packed from, synthetic examples need whole documents.
+    # However the student's blocks are packed, synthetic examples need whole documents.
     source = open_source(dataclasses.replace(corpus, packing="documents"), data)
     made = synthetic.make(task, source.train(), seed=seed, cap=synthetic.TRAIN_CAP)
     if split != task.train:
@@ -183,9 +183,9 @@ def _synthetic_columns(
 def _rows(
     examples: Examples, made_from: Sequence[Hashable], split: str, *, limit: int, seed: int, held_out: int | None
 ) -> tuple[NDArray[np.int64], int]:
-    """Which rows of a split `load_examples` takes, and how many are left out on both sides of the hold-out.
+    """Return the rows of a split that `load_examples` takes, and how many are on neither side of the hold-out.
 
-    Rows with the same of `made_from`, which synthetic tasks have, are the same example; of others those of one text.
+    Rows count as the same example if they have the same `made_from` (synthetic tasks) or the same text (other tasks).
     """
     task = examples.task
     if held_out is None or split not in (task.train, HELD_OUT):
@@ -197,7 +197,7 @@ def _rows(
 
 
 def _held_out(examples: Examples, count: int) -> hold_out.HoldOut:
-    """The hold-out of a train split by its texts; what is lost on the way is said."""
+    """Draw the hold-out of a train split by its texts, with notices about what is lost."""
     from tinydistilbert.tasks.rows import shortened
 
     task, keys = examples.task, examples.text_numbers
@@ -222,7 +222,7 @@ def _held_out(examples: Examples, count: int) -> hold_out.HoldOut:
 
 
 def _held_out_in_pairs(keys: Sequence[Hashable], count: int) -> hold_out.HoldOut:
-    """The hold-out of examples that were made in pairs, one of each label."""
+    """Draw the hold-out of examples that were made in pairs, one of each label."""
     _check_count("synthetic examples", count, len(keys), "train examples")
     count = count or max(1, round(hold_out.SHARE * len(keys)))
     scored = sample_rows(len(keys), count, hold_out.SEED, pairs=True)

@@ -1,4 +1,4 @@
-"""The answers of questions: their forms in files, questions without one, and what is wrong with them."""
+"""Answers of questions: their forms in files, questions without an answer, and checks."""
 
 import dataclasses
 import re
@@ -18,20 +18,20 @@ _TRUTH = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0
 
 
 def checked_answers(task: Task, rows: Rows, contexts: Sequence[str], *, must_match: bool) -> list[dict[str, list[Any]]]:
-    """The answers of each row as {"text": [...], "answer_start": [...]}, both lists empty where there is none.
+    """Return the answers of each row as {"text": [...], "answer_start": [...]}, with empty lists if there is none.
 
-    A question has no answer where `is_impossible` says so, where there are plausible answers and no word on it, or
-    where the lists are empty and there is no word on it either, as in `squad_v2` on the hub.
+    A question has no answer if `is_impossible` says so. Without `is_impossible`, it has none if there are plausible
+    answers, or if the lists are empty, as in `squad_v2` on the hub.
 
     Args:
-        task: of spans.
-        rows: has the column `answers`, and perhaps `is_impossible` and `plausible_answers`.
-        contexts: what answers are cut from.
-        must_match: whether every answer has to stand where it says; published evaluation splits have some that do not.
+        task: a span task.
+        rows: has the column `answers`, and optionally `is_impossible` and `plausible_answers`.
+        contexts: the texts that contain the answers.
+        must_match: whether every answer must be at its stated position; in published evaluation splits some are not.
 
     Raises:
-        UserError: answers in another form, not at their place, none where the task has no such questions, or some where
-            the row says that there is none.
+        UserError: answers have another form or position, are missing although the task requires one, or are given
+            although the row says that there is none.
     """
     impossible = _impossible(rows)
     given = rows.values("answers")
@@ -56,10 +56,10 @@ def checked_answers(task: Task, rows: Rows, contexts: Sequence[str], *, must_mat
 
 
 def with_answers(rows: Rows) -> Rows:
-    """The rows with the column `answers`: made of `answer_text` (or `answer`) and `answer_start`, where it is missing.
+    """Return the rows with the column `answers`, made of `answer_text` (or `answer`) and `answer_start` if missing.
 
     Raises:
-        UserError: a start that is no whole number, or one without a text.
+        UserError: a start is not a whole number, or has no text.
     """
     names = rows.table.column_names
     text_column = next((name for name in ("answer_text", "answer") if name in names), None)
@@ -87,7 +87,7 @@ def with_answers(rows: Rows) -> Rows:
 
 
 def _position(value: Any) -> int | None:
-    """A whole number, also as text or as the float that a missing neighbour made of it; None where it is none."""
+    """Return a whole number, also from text or from a float (as missing values in the column cause); else None."""
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,15}", value.strip()):
         return int(value)
     if isinstance(value, float) and value.is_integer():
@@ -96,7 +96,7 @@ def _position(value: Any) -> int | None:
 
 
 def _impossible(rows: Rows) -> list[bool | None]:
-    """Of each row whether it says that its question has no answer; None where it does not say."""
+    """Return for each row whether it says that its question has no answer; None if it does not say."""
     names, count = rows.table.column_names, rows.table.num_rows
     marks = rows.values("is_impossible") if "is_impossible" in names else [None] * count
     plausible = rows.values("plausible_answers") if "plausible_answers" in names else [None] * count
@@ -112,7 +112,7 @@ def _impossible(rows: Rows) -> list[bool | None]:
 
 
 def _as_lists(answer: Any, impossible: bool | None) -> Any:
-    """The answers in two lists where they stand in another form of the same meaning; else as they are."""
+    """Return the answers as two lists if they have another form with the same meaning; else unchanged."""
     if answer is None and impossible:
         return {key: [] for key in KEYS}
     if isinstance(answer, list) and all(isinstance(one, dict) for one in answer):  # as in SQuAD's own JSON
@@ -127,7 +127,7 @@ def _as_lists(answer: Any, impossible: bool | None) -> Any:
 def _problem(
     task: Task, answer: Any, context: str, *, impossible: bool | None, must_match: bool
 ) -> tuple[str, str, str, str] | None:
-    """Column, expected, found and fix of what is wrong with the answers of a row, if anything is."""
+    """Return column, expected, found and fix for an error in the answers of a row, if there is one."""
     lists = [answer.get(key) for key in KEYS] if isinstance(answer, dict) else [None]
     if not all(isinstance(part, list) for part in lists) or len(answer["text"]) != len(answer["answer_start"]):
         fix = "bring the answers into SQuAD's form, in JSONL, Parquet or SQuAD's own JSON"

@@ -1,4 +1,4 @@
-"""What a task is, and the examples of one split of it."""
+"""Tasks, and the examples of one split of a task."""
 
 import hashlib
 import json
@@ -20,129 +20,129 @@ from tinydistilbert.tasks.same import hashes_of, numbered
 Kind = Literal["classification", "regression", "span", "multi-label", "token-classification"]
 
 NO_LABELS = "(no label)"
-"""What a reader sees of an example with none of several labels."""
+"""How reports show a multi-label example without a label."""
 
 Candidate = tuple[str, tuple[dict[str, Any], ...]]
-"""The sentence that a synthetic example is made from, and the example with each label."""
+"""The sentence behind a synthetic example, and the example with each label."""
 Maker = Callable[[list[str], list[str], Random], Iterator[Candidate]]
-"""From the paragraphs of a document, those of the document before it and a source of chance to candidates."""
+"""Makes candidates from the paragraphs of a document, those of the previous document, and a random generator."""
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A table of the report. The tasks in it are those whose `table` it is, in the order of `TASKS`."""
+    """A table of the report. It shows the tasks whose `table` it is, in the order of `TASKS`."""
 
     name: str
-    """Short and stable: the `id` of the table on the page."""
+    """A short, stable name: the `id` of the table on the page."""
     title: str
     caption: str
     unit: str = "task"
-    """What a sentence calls one of its tasks."""
+    """What sentences call one of its tasks."""
     score: str = ""
-    """Heading of the mean over all its tasks, where a paper prints one; beside it, the mean over the tasks scored."""
+    """Heading of the mean over all its tasks, if a paper prints one; next to it is the mean over the scored tasks."""
     published_scores: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """That mean as printed, in points, by published model."""
+    """The printed mean in points, by published model."""
     has_mean: bool = True
-    """Whether the mean over the tasks that were scored is a column."""
+    """Whether the mean over the scored tasks is a column."""
     metrics_in_headings: bool = True
-    """Whether a heading names the metric beside the task; if not, the caption does."""
+    """Whether a heading names the metric next to the task; if not, the caption does."""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Task:
-    """A row of `TASKS` or a task of one's own: where the examples are, which head they need, how they are scored."""
+    """A row of `TASKS` or a custom task: where its examples are, which head it needs, and how it is scored."""
 
     name: str
     title: str
-    """The name that tables print."""
+    """The name shown in tables."""
     table: ScoreTable
-    """The table of the report that it is a column of."""
+    """The table of the report in which it is a column."""
     kind: Kind
     text: str
-    """Column of the first text; of the question in span tasks."""
+    """Column of the first text; in span tasks, of the question."""
     text_pair: str | None
-    """Column of the second text, if there is one; of the context in span tasks."""
+    """Column of the second text, if there is one; in span tasks, of the context."""
     labels: tuple[str, ...]
-    """Names of the classes, labels or tags 0, 1, …; empty for regression and span, and with `labels_from_data` before
-    data is read."""
+    """Names of the classes, labels or tags 0, 1, …; empty for regression and span tasks, and with `labels_from_data`
+    before data is read."""
     metrics: tuple[str, ...]
     headline: str
-    """The metric that stands for the task in tables and means."""
+    """The metric that represents the task in tables and means."""
     label: str = "label"
-    """Column of the label; span tasks have their column `answers` instead."""
+    """Column of the label; span tasks use `answers` instead."""
     label_columns: tuple[str, ...] = ()
-    """Of a multi-label task whose labels are columns of 0 and 1: these columns, which become the one `label`."""
+    """For a multi-label task whose labels are columns of 0 and 1: these columns, which are combined into `label`."""
     label_separator: str = "|"
-    """What parts the labels of a cell (multi-label tasks only)."""
+    """Separator between the labels in a cell (multi-label tasks only)."""
     label_range: tuple[float, float] = (-math.inf, math.inf)
     """Lowest and highest label of a regression task."""
     labels_from_data: bool = False
-    """Whether what the labels may be comes from the data: classes are named there, and not by their number."""
+    """Whether the set of labels comes from the data, which then names classes instead of numbering them."""
     folder: str = ""
-    """Folder of the split files below the data folder."""
+    """Folder of the split files in the data folder."""
     hub: tuple[str, str | None] = ("", None)
     """Name and configuration of the data set on the Hugging Face hub."""
     files: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Of a task of one's own: the file or hub name of each split, empty where there is none."""
+    """For a custom task: the file or hub name of each split; empty if there is none."""
     scored_share: float = 0.0
-    """Of a task of one's own: the share of the train file's texts that is scored and not trained on, picked by their
-    hash; 0 = the scored examples are a file of their own."""
+    """For a custom task: the share of the train file's texts, picked by their hash, that is scored and not trained on;
+    0 = the scored examples have a separate file."""
     quoting: Quoting = "auto"
-    """How quotes are read in its CSV and TSV files."""
+    """How to read quotes in its CSV and TSV files."""
     make: Maker | None = None
-    """Of a synthetic task: what makes its examples from the documents of the corpus."""
+    """For a synthetic task: the function that makes its examples from the documents of the corpus."""
     of_library: Callable[[bool], dict[str, list[Any]]] | None = None
-    """Of a task from Python's library: the columns of its train split (False) or its validation split (True)."""
+    """For a task from Python's library: returns the columns of its train split (False) or validation split (True)."""
     example: tuple[str, str] = ("How good is it?", "It is fine.")
-    """A text, and a second one for pairs, by which pages and commands show how a model is asked; without quotes."""
+    """A text, and a second one for pairs, with which pages and commands show how to call a model; without quotes."""
     train: str = "train"
     evaluation: tuple[str, ...] = ("validation",)
-    """Splits that are reported; the first is the one in the tables."""
+    """Splits that are reported; tables show the first."""
     max_length: int = 128
-    """Longest input in tokens."""
+    """Maximum input length in tokens."""
     typical_length: int = 0
-    """Mean tokens of an input, in BERT's uncased vocabulary: an estimate for data that is still on the hub."""
+    """Mean tokens per input, in BERT's uncased vocabulary: an estimate for data that is still on the hub."""
     doc_stride: int = 0
-    """Tokens that two neighbouring windows of a long context share (span tasks only)."""
+    """Tokens shared by two neighbouring windows of a long context (span tasks only)."""
     answer_units: Literal["words", "characters"] = "words"
-    """What answers are compared by (span tasks only): by SQuAD's official rules words."""
+    """The units in which answers are compared (span tasks only); SQuAD's official rules use words."""
     may_lack_answer: bool = False
     """Whether questions may have no answer, as in SQuAD 2 (span tasks only)."""
     official: Mapping[str, int] = field(default_factory=dict, hash=False)
-    """Rows of the published splits, so that a file with a part of one is known for what it is."""
+    """Number of rows of the published splits, so that a file with a part of one is recognised."""
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
-    """Published scores in points, by metric and then by the model's name in `report.published`."""
+    """Published scores in points, by metric and then by model name in `report.published`."""
     corrected: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """By model, what means take instead of a printed headline score that cannot be right."""
+    """By model, the value that means use instead of a printed headline score that cannot be right."""
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether its examples are made from the corpus, with labels in turn, and have no names outside of a run."""
+        """Whether its examples are made from the corpus, with alternating labels and names valid in one run only."""
         return self.make is not None
 
     @property
     def is_made(self) -> bool:
-        """Whether its examples are made here, of the corpus or of Python's library, and not read from data sets."""
+        """Whether its examples are made from the corpus or Python's library, not read from data sets."""
         return self.is_synthetic or self.of_library is not None
 
     @property
     def texts_per_input(self) -> int:
-        """1, or 2 where an input is a pair."""
+        """Texts per input: 1, or 2 for pairs."""
         return 2 if self.text_pair else 1
 
     @property
     def table_metrics(self) -> tuple[str, ...]:
-        """The metrics that tables of scores and comparisons show."""
+        """The metrics shown in tables of scores and comparisons."""
         return self.metrics if self.kind == "span" else (self.headline,)
 
     @property
     def has_classes(self) -> bool:
-        """Whether its labels have names: one for an example, any number of them, or a tag for each word."""
+        """Whether its labels have names: one per example, any number per example, or a tag per word."""
         return self.kind in ("classification", "multi-label", "token-classification")
 
     def words_of(self, label: Any) -> str:
-        """A label as a reader sees it: of a class its name, of several labels their names, of words their tags."""
+        """Return a label in readable form: the name of a class, the names of several labels, or the tags of words."""
         if self.kind == "token-classification":
             return " ".join(self.labels[tag] for tag in label)
         if self.kind != "multi-label":
@@ -154,43 +154,44 @@ class Task:
 class Examples:
     """Examples of one split, by column.
 
-    Columns of classification, multi-label and regression: `idx` (row in the split), `text`, `text_pair` (if the task
-    has one) and `label` (of multi-label tasks a tuple with 0 or 1 for each label); of token classification also `words`
-    (first character and end of each), and `label` is a tuple with the tag of each; of span tasks: `id`, `question`,
-    `context` and `answers` ({"text": [...], "answer_start": [...]}, both lists empty where there is no answer).
+    Columns of classification, multi-label and regression tasks: `idx` (row in the split), `text`, `text_pair` (if the
+    task has one) and `label` (for multi-label tasks, a tuple with 0 or 1 for each label). Token classification also has
+    `words` (start and end of each word in characters), and `label` is a tuple with the tag of each word. Span tasks
+    have `id`, `question`, `context` and `answers` ({"text": [...], "answer_start": [...]}, with empty lists if there is
+    no answer).
     """
 
     task: Task
     split: str
     columns: Mapping[str, Sequence[Any]]
     total: int
-    """Rows of the whole split; more than `len(self)` means a sample, or a file that holds a part of the split."""
+    """Rows of the whole split; more than `len(self)` means a sample, or a file with a part of the split."""
     left_out: int = 0
-    """Of the train split, rows that are neither trained on nor scored, because a row of the same text is held out."""
+    """Rows of the train split that are neither trained on nor scored, because a row with the same text is held out."""
     sampled_from: int = 0
-    """About how many examples there are, where these are a sample that a dry run looks at; 0 = these are all."""
+    """Estimated number of all examples, if these are a dry run's sample; 0 = these are all."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
     @property
     def count(self) -> int:
-        """How many there are, of a sample about."""
+        """Number of examples; for a sample, the estimate for all."""
         return self.sampled_from or len(self)
 
     @property
     def has_unanswerable(self) -> bool:
-        """Whether one of the questions of a span task has no answer."""
+        """Whether some question of a span task has no answer."""
         return not all(map(is_answerable, self.columns.get("answers", ())))
 
     @property
     def needs_threshold(self) -> bool:
-        """Whether a model needs one to predict: that there is no answer, or for each label that a text has it."""
+        """Whether predicting needs a threshold: for “no answer”, or for each label of a multi-label task."""
         return self.task.kind == "multi-label" or self.has_unanswerable
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content, and of the names of the classes where those come from the data."""
+        """SHA-256 of the content, and of the class names if they come from the data."""
         digest = hashlib.sha256()
         if self.task.labels_from_data:
             digest.update(json.dumps(self.task.labels, ensure_ascii=False).encode("utf-8", "surrogatepass"))
@@ -209,56 +210,56 @@ class Examples:
 
     @cached_property
     def texts(self) -> list[tuple[str, ...]]:
-        """The text of each example; of pairs both, of span tasks question and context."""
+        """The texts of each example: one, both of a pair, or question and context in span tasks."""
         return [*self.each_text()]
 
     def each_text(self) -> Iterator[tuple[str, ...]]:
-        """The `texts`, one after the other."""
+        """Iterate over the `texts`."""
         return zip(*self._text_columns, strict=True)
 
     @cached_property
     def keys(self) -> list[tuple[str, ...]]:
-        """The texts by which two examples are the same one: white space at the ends or doubled makes no other text."""
+        """The texts by which examples are compared: leading, trailing and repeated white space is ignored."""
         return [*self.each_key()]
 
     @cached_property
     def folded_hashes(self) -> NDArray[np.uint32]:
-        """(n,) hashes of the `keys` as most models read them, see `folded`; in this process."""
+        """(n,) hashes of the `folded` keys, valid in this process only."""
         return hashes_of(map(folded, self.each_key()), len(self))
 
     @cached_property
     def empty_texts(self) -> int:
-        """How many examples have an empty text."""
+        """Number of examples with an empty text."""
         return sum(not all(key) for key in self.each_key())
 
     def each_key(self) -> Iterator[tuple[str, ...]]:
-        """The `keys`, one after the other."""
+        """Iterate over the `keys`."""
         return map(key_of, self.each_text())
 
     def keys_of(self, rows: NDArray[np.int64]) -> list[tuple[str, ...]]:
-        """The `keys` of some rows."""
+        """Return the `keys` of some rows."""
         columns = (taken(column, rows) for column in self._text_columns)
         return [*map(key_of, zip(*columns, strict=True))]
 
     @cached_property
     def text_numbers(self) -> NDArray[np.integer[Any]]:
-        """(n,) a number for each different one of the `keys`, in the order in which they first occur."""
+        """(n,) a number for each distinct key, in order of first occurrence."""
         return numbered(hashes_of(self.each_key(), len(self)), self.keys_of)
 
     def lying_in(self, columns: Mapping[str, Sequence[Any]]) -> "Examples":
-        """The same examples in other memory; what was computed of them stays."""
+        """Return the same examples with their columns in other memory; cached values are kept."""
         examples = replace(self, columns=columns)
         examples.__dict__.update({name: value for name, value in self.__dict__.items() if name != "columns"})
         return examples
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "Examples":
-        """Some of the examples, of as many in the split."""
+        """Return some of the examples; the size of the whole split stays."""
         columns = {name: taken(values, rows) for name, values in self.columns.items()}
         return replace(self, columns=columns, sampled_from=round(self.sampled_from * len(rows) / max(len(self), 1)))
 
     @cached_property
     def hashes(self) -> list[str]:
-        """Sixteen hexadecimal digits of each example's texts and label, by which runs find out that they read alike."""
+        """Sixteen hexadecimal hash digits of each example's texts and label, by which runs compare their examples."""
         labels = self.columns["label"] if "label" in self.columns else [a["text"] for a in self.columns["answers"]]
         if self.task.labels:
             labels = [self.task.words_of(label) for label in labels]
@@ -267,24 +268,24 @@ class Examples:
 
 
 def key_of(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """The texts of an example without white space at the ends or doubled, by which it is compared with others."""
+    """Return an example's texts without leading, trailing or repeated white space, to compare it with others."""
     return tuple(" ".join(text.split()) for text in texts)
 
 
 def folded(key: tuple[str, ...]) -> tuple[str, ...]:
-    """The texts as most models read them: without capitals, and characters composed in one way."""
+    """Return the texts as most models read them: without capitals, in one Unicode normalisation."""
     return tuple(unicodedata.normalize("NFKC", text).casefold() for text in key)
 
 
 def is_answerable(answer: Mapping[str, list[Any]]) -> bool:
-    """Whether a question has an answer in its context, by its entry in the column `answers`."""
+    """Whether a question has an answer in its context, according to its entry in the column `answers`."""
     return bool(answer["text"])
 
 
 def sample_rows(total: int, limit: int, seed: int, *, pairs: bool = False) -> NDArray[np.int64]:
-    """Rows of a seeded sample without replacement, in their own order; all rows when `limit` is 0 or not below `total`.
+    """Return the rows of a seeded sample without replacement, in order; all rows if `limit` is 0 or at least `total`.
 
-    With `pairs`, rows 0 and 1, 2 and 3 … are drawn together, which keeps two labels balanced that alternate.
+    With `pairs`, rows 0 and 1, 2 and 3 … are drawn together, which keeps two alternating labels balanced.
     """
     if limit == 0 or limit >= total:
         return np.arange(total)

@@ -1,7 +1,7 @@
-"""Cheap models that a student has to beat: a linear model on TF-IDF, or on the mean of a teacher's word embeddings.
+"""Baselines that a student has to beat: a linear model on TF-IDF, or on the mean of a teacher's word embeddings.
 
-Nothing in them is random. A pair of texts becomes both vectors, the sizes of their differences, their products, and
-their cosine, so that a linear model can tell texts that are alike.
+Nothing in them is random. A pair of texts becomes both vectors, the absolute values of their differences, their
+products and their cosine, so that a linear model can recognise similar texts.
 """
 
 import warnings
@@ -21,29 +21,29 @@ from tinydistilbert.tasks.base import Examples, Kind
 from tinydistilbert.tasks.label_thresholds import best_thresholds
 
 Vectors = Callable[[Sequence[str]], Any]
-"""From texts to a matrix with a row for each, sparse or not."""
+"""Turns texts into a matrix with one row each, sparse or dense."""
 
 BASELINES: dict[Kind, tuple[str, ...]] = {
     "classification": TEXT_BASELINES, "regression": TEXT_BASELINES, "multi-label": TEXT_BASELINES,
     "token-classification": (MOST_FREQUENT_TAG,),
 }  # fmt: skip
-"""By kind of task; a question has no cheap answer. That of tags is in `tag_baseline.py`."""
+"""Baselines by kind of task; there is none for span tasks. The one for tags is in `tag_baseline.py`."""
 MOST_EXAMPLES = 500_000
-"""That one is fitted to, all of which are in memory; of more a seeded sample."""
+"""Maximum number of examples to fit, all in memory; a seeded sample is taken of more."""
 TEXTS_AT_ONCE = 10_000
-"""That are tokenised together."""
+"""Texts that are tokenised together."""
 MOST_TERMS = 200_000
 MOST_COMPONENTS = 256
-"""Of embeddings, as in model2vec: the inputs of a large train set have to fit into memory."""
+"""Maximum number of embedding dimensions, as in model2vec: the inputs of a large train set must fit into memory."""
 STEPS = 500
-"""Of the logistic regression, at most."""
+"""Maximum number of steps of the logistic regression."""
 PENALTY = {TF_IDF: 0.1, STATIC_EMBEDDINGS: 0.1}
-"""Of the squared weights of the logistic regression (1 / C), chosen on held-out train examples of GLUE and IMDb
-(decision 27); of static embeddings, whose inputs are standardised, for each input."""
+"""Penalty of the squared weights of the logistic regression (1 / C), chosen on held-out train examples of GLUE and IMDb
+(decision 27); for static embeddings, whose inputs are standardised, it is per input."""
 RIDGE = {TF_IDF: 1.0, STATIC_EMBEDDINGS: 3.0}
-"""The same of the regression on numbers (alpha)."""
+"""The penalty of the ridge regression (alpha)."""
 LEAST_PROBABILITY = 1e-12
-"""Of a class that is in no train example, for its logarithm to be a finite number."""
+"""Probability of a class without train examples, so that its logarithm is finite."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,19 @@ class CheapModel:
 
     features: Callable[[Examples], Any]
     head: Any
-    """A fitted estimator of scikit-learn, or one for each of several labels; None where the train examples have one
-    class only."""
+    """A fitted scikit-learn estimator, or one for each of several labels; None if the train examples have only one
+    class."""
     classes: tuple[int, ...]
-    """Those of the train examples; none for numbers."""
+    """Classes of the train examples; empty for regression."""
     labels: int
-    """How many classes the task has; 0 for numbers."""
+    """Number of classes of the task; 0 for regression."""
     converged: bool = True
-    """Whether the logistic regression came to its end within `STEPS`."""
+    """Whether the logistic regression converged within `STEPS`."""
     thresholds: NDArray[np.float64] | None = None
-    """Of several labels: the probability of each from which on it is given."""
+    """For multi-label tasks: the lowest probability at which each label is predicted."""
 
     def outputs(self, examples: Examples) -> NDArray[np.float64]:
-        """(n, classes) logarithms of probabilities, (n, labels) of odds, or (n, 1) numbers."""
+        """Return (n, classes) log probabilities, (n, labels) log odds, or (n, 1) numbers."""
         if isinstance(self.head, OneVsRest):
             return self.head.log_odds(self.features(examples))
         if not self.labels:
@@ -76,18 +76,18 @@ class CheapModel:
 
 
 def fit(name: str, train: Examples, vectors: Vectors) -> CheapModel:
-    """A baseline, fitted to labelled examples of a task of whole texts.
+    """Fit a baseline to labelled examples of a task of whole texts.
 
     Args:
         name: `tf-idf` or `static embeddings`.
         train: the examples.
-        vectors: what `tf_idf` or `static_embeddings` gave for the same examples.
+        vectors: the result of `tf_idf` or `static_embeddings` for the same examples.
     """
     features = Features(vectors, train, standardise=name == STATIC_EMBEDDINGS)
     inputs, labels = features(train), np.array(train.columns["label"])
     times = inputs.shape[1] if name == STATIC_EMBEDDINGS else 1
     if train.task.kind == "regression":
-        from sklearn.linear_model import Ridge  # here and below: a second of every command that fits none of them
+        from sklearn.linear_model import Ridge  # imported here and below because it takes a second
 
         head: Any = Ridge(alpha=RIDGE[name] * times)
         return CheapModel(features, head.fit(inputs, labels.astype(np.float64)), (), 0)
@@ -101,13 +101,13 @@ def fit(name: str, train: Examples, vectors: Vectors) -> CheapModel:
 
 
 def _regression(inputs: Any, labels: NDArray[Any], strength: float) -> tuple[Any, bool]:
-    """A logistic regression, and whether it came to its end."""
+    """Return a logistic regression, and whether it converged."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     head = LogisticRegression(C=strength, max_iter=STEPS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said by `converged`
+        warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` reports it
         head.fit(inputs, labels)
     return head, bool((head.n_iter_ < STEPS).all())
 
@@ -117,12 +117,12 @@ class OneVsRest:
     """A logistic regression for each of several labels."""
 
     heads: tuple[Any, ...]
-    """True or False in the place of one: every train example has that label, or none has."""
+    """One per label; True or False instead if every train example has the label, or none has."""
     converged: bool
 
     @classmethod
     def fit(cls, inputs: Any, labels: NDArray[Any], strength: float) -> "OneVsRest":
-        """One for each column of the labels (n, labels)."""
+        """Fit one for each column of the labels (n, labels)."""
         fitted = [
             (bool(gold[0]), True) if (gold == gold[0]).all() else _regression(inputs, gold, strength)
             for gold in labels.T
@@ -130,7 +130,7 @@ class OneVsRest:
         return cls(tuple(head for head, _ in fitted), all(converged for _, converged in fitted))
 
     def log_odds(self, inputs: Any) -> NDArray[np.float64]:
-        """(n, labels)."""
+        """Return the log odds, (n, labels)."""
         least = np.log(LEAST_PROBABILITY)
         columns = [
             np.full(inputs.shape[0], -least if head else least)
@@ -142,7 +142,7 @@ class OneVsRest:
 
 
 def _several(features: Callable[[Examples], Any], inputs: Any, train: Examples, strength: float) -> CheapModel:
-    """One-vs-rest, with thresholds that were chosen on examples which it had not seen; then it is fitted to all."""
+    """Fit one-vs-rest; choose the thresholds on held-out examples, then fit to all examples."""
     labels, thresholds = np.array(train.columns["label"]), None
     if len(set(train.keys)) > 1:
         parts = hold_out.draw(train.keys, hold_out.classes_to_draw_by(train), 0)
@@ -153,7 +153,7 @@ def _several(features: Callable[[Examples], Any], inputs: Any, train: Examples, 
 
 
 class Features:
-    """From examples to the inputs of the linear model."""
+    """Turns examples into the inputs of the linear model."""
 
     def __init__(self, vectors: Vectors, train: Examples, *, standardise: bool) -> None:
         self._vectors = vectors
@@ -164,7 +164,7 @@ class Features:
             self._mean, self._scale = inputs.mean(0), np.where(deviation > 0, deviation, np.float32(1))
 
     def __call__(self, examples: Examples) -> Any:
-        """(n, features), sparse or not."""
+        """Return the inputs, (n, features), sparse or dense."""
         inputs = self._joined(examples)
         if self._standardise:
             inputs -= self._mean
@@ -187,7 +187,7 @@ class Features:
 
 
 def tf_idf(train: Examples) -> Vectors:
-    """Unit vectors of words and pairs of neighbouring words, weighted by their rareness in the train texts."""
+    """Return a function to unit vectors of words and neighbouring word pairs, weighted by rarity in the train texts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(
@@ -196,7 +196,7 @@ def tf_idf(train: Examples) -> Vectors:
     texts = _texts(train)
     try:
         vectorizer.fit(texts)
-    except ValueError:  # no word in any of them
+    except ValueError:  # no text contains a word
         return lambda texts: sp.csr_matrix((len(texts), 1))
     if len(vectorizer.vocabulary_) == MOST_TERMS:
         notice(train.task.title, f"{TF_IDF} reads only the {MOST_TERMS:,} most frequent words and word pairs")
@@ -204,14 +204,14 @@ def tf_idf(train: Examples) -> Vectors:
 
 
 def static_embeddings(train: Examples, tokenizer: PreTrainedTokenizerFast, embeddings: NDArray[np.float32]) -> Vectors:
-    """The mean of the embeddings of a text's tokens, each weighted by its rareness in the train texts.
+    """Return a function to the mean of a text's token embeddings, each weighted by its rarity in the train texts.
 
-    What model2vec makes of a model, its principal components too, but without the forward pass of each token: no
+    This is what model2vec makes of a model, including principal components, but without a forward pass per token: no
     context, no position, no layer.
 
     Args:
-        train: its texts give the weights, log((1 + texts) / (1 + texts with the token)) + 1.
-        tokenizer: that the embeddings belong to.
+        train: its texts determine the weights, log((1 + texts) / (1 + texts with the token)) + 1.
+        tokenizer: the tokenizer of the embeddings.
         embeddings: (vocabulary, width).
     """
     backend, embeddings = tokenizer.backend_tokenizer, _principal(embeddings)
@@ -242,7 +242,7 @@ def static_embeddings(train: Examples, tokenizer: PreTrainedTokenizerFast, embed
 
 
 def _principal(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The embeddings in at most `MOST_COMPONENTS` dimensions, those in which they differ most."""
+    """Return the embeddings in at most `MOST_COMPONENTS` dimensions, their principal components."""
     if embeddings.shape[1] <= MOST_COMPONENTS:
         return embeddings
     centred = embeddings - embeddings.mean(0)

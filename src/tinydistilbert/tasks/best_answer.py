@@ -12,7 +12,7 @@ from tinydistilbert.tasks.squad import best_answers, null_window
 def best_answer(
     windows: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]], context: str, null_threshold: float | None
 ) -> dict[str, Any]:
-    """The best answer over all windows of a context, each given by its logits and the offsets of its tokens."""
+    """Return the best answer over all windows of a context, given by logits and token offsets."""
     of_windows = [logits for logits, _ in windows]
     best = best_answers(of_windows, [offsets for _, offsets in windows], context, n_best=1)[0]
     in_context = np.concatenate([logits[offsets[:, 0] >= 0] for logits, offsets in windows]).astype(np.float64)
@@ -31,7 +31,7 @@ def best_answer(
 
 
 def _log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each column; scipy's takes a fifth of a second to import."""
+    """Return the log-sum-exp of each column; scipy's takes a fifth of a second to import."""
     largest = values.max(axis=0)
     sums: NDArray[np.float64] = largest + np.log(np.exp(values - largest).sum(axis=0))
     return sums

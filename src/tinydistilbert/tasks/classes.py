@@ -1,7 +1,7 @@
-"""Names of classes: those that the labels of a file have there, and which of two spellings mean the same class.
+"""Class names: how a file's labels become names, and which spellings mean the same class.
 
-A text is its own name: `01`, `1` and `1E0` are three classes. Only where a file format has no text (numbers and truth
-values of Parquet and JSON) is a name made. Nothing goes through a float on the way.
+A text is used as the name: `01`, `1` and `1E0` are three classes. A name is made only for values that are not text
+(numbers and booleans of Parquet and JSON). Nothing is converted to a float on the way.
 """
 
 import dataclasses
@@ -22,23 +22,23 @@ from tinydistilbert.tasks.row_checks import nearest
 from tinydistilbert.tasks.rows import Rows, shortened, shown
 
 MOST_CLASSES = 1000
-"""With more different labels than this, the column is not taken for one of classes."""
+"""With more distinct labels than this, the column is not accepted as classes."""
 LARGEST_IN_A_FLOAT = 2**53
-"""Whole numbers beyond it have no float of their own: several codes were one when the file was written."""
+"""Beyond it, several whole numbers share one float, so different codes may have become equal in the file."""
 
 _PLAIN = re.compile(r"[+-]?(0|[1-9][0-9]{0,99})(\.[0-9]{1,99})?([eE][+-]?[0-9]{1,3})?")
-"""A number as a program writes a measurement: no leading zeros."""
+"""A number as programs write measurements: without leading zeros."""
 _ORDERED = re.compile(r"[+-]?[0-9]{1,99}(\.[0-9]{1,99})?")
 _WHOLE_WITH_POINT = re.compile(r"([+-]?[0-9]+)\.0+")
 _NOT_A_LABEL = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
-"""What programs write for a missing or impossible number."""
+"""What programs write for a missing or undefined number."""
 
 
 def class_name(label: Any) -> str | None:
-    """The name of the class that a label stands for; None where it is none.
+    """Return the class name of a label; None if it does not name a class.
 
-    Texts are taken as they are, without white space around them; whole numbers, also the float 2.0, have their decimal
-    form, and truth values are `false` and `true`. A list of one label is that label. Other numbers name no class.
+    Texts are used without surrounding white space, whole numbers (including the float 2.0) in decimal form, and
+    booleans as `false` and `true`. A list of one label counts as that label. Other numbers name no class.
     """
     if isinstance(label, str):
         name = label.strip()
@@ -57,7 +57,7 @@ def class_name(label: Any) -> str | None:
 
 
 def spelling_key(name: str) -> str:
-    """What two spellings of one class share: `True` and `true`, `1.0` and `1`; of other names it is the name."""
+    """Return a key that spellings of one class share: `True` and `true`, `1.0` and `1`; for other names, the name."""
     if name.lower() in ("true", "false"):
         return name.lower()
     whole = _WHOLE_WITH_POINT.fullmatch(name)
@@ -65,7 +65,7 @@ def spelling_key(name: str) -> str:
 
 
 def class_positions(names: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
-    """For each of `names` that is a class its position: by the very name, else by the only class with its spelling."""
+    """Return the class position of each name that is a class, by exact name or else by a unique spelling key."""
     exact = {name: position for position, name in enumerate(classes)}
     keys = Counter(map(spelling_key, classes))
     spelled = {spelling_key(name): position for position, name in enumerate(classes) if keys[spelling_key(name)] == 1}
@@ -77,12 +77,12 @@ def class_positions(names: Iterable[str], classes: Sequence[str]) -> dict[str, i
 
 
 def classes_of(task: Task, rows: Rows) -> tuple[str, ...]:
-    """The classes in a train split, in order: numbers by size, words by the alphabet.
+    """Return the classes in a train split, in order: numbers by size, words alphabetically.
 
-    `1.0` is taken for `1` where the file has both, and that is told.
+    If the file has both `1.0` and `1`, they count as one class, with a notice.
 
     Raises:
-        UserError: a label that is missing or no class, one class alone, or more than a thousand.
+        UserError: a label is missing or not a class, or there is only one class or more than a thousand.
     """
     names = _names(task, rows)
     kept = set(names)
@@ -101,15 +101,15 @@ def classes_of(task: Task, rows: Rows) -> tuple[str, ...]:
 
 
 def in_order(names: Collection[str]) -> tuple[str, ...]:
-    """Names of classes in order: numbers by size, words by the alphabet."""
+    """Return class names in order: numbers by size, words alphabetically."""
     return tuple(sorted(names, key=(lambda n: (Decimal(n), n)) if all(map(_ORDERED.fullmatch, names)) else None))
 
 
 def with_class_numbers(task: Task, rows: Rows) -> Rows:
-    """The rows with the numbers of the classes, in the order of `task.labels`, for labels.
+    """Return the rows with class numbers as labels, in the order of `task.labels`.
 
     Raises:
-        UserError: a label that is missing, no class, or not among the task's.
+        UserError: a label is missing, not a class, or not one of the task's classes.
     """
     names = _names(task, rows)
     numbers = class_positions(set(names), task.labels)
@@ -126,7 +126,7 @@ def with_class_numbers(task: Task, rows: Rows) -> Rows:
 
 
 def unknown_class(task: Task, rows: Rows, row: int, name: str) -> UserError:
-    """The error of a label that is not among the task's."""
+    """Return the error for a label that is not one of the task's."""
     near = nearest(name, task.labels)
     what = {"multi-label": "label", "token-classification": "tag"}.get(task.kind, "class")
     expected = f"a {what} of the train split: {shortened(', '.join(task.labels))}"
@@ -139,8 +139,8 @@ def _regression(task: Task) -> str:
 
 
 def _names(task: Task, rows: Rows) -> list[str]:
-    """The name of each row's class; what was changed to get it is counted and told."""
-    known: dict[Any, tuple[Any, str]] = {}  # each different label, looked at once
+    """Return each row's class name, with notices that count what was changed."""
+    known: dict[Any, tuple[Any, str]] = {}  # each distinct label, examined once
     names, count = list[str](), Counter[Any]()
     for row, label in enumerate(rows.values(task.label)):
         key = label if type(label) is str else (type(label), repr(label))
@@ -182,8 +182,8 @@ def _no_class(task: Task, where: str, label: Any) -> UserError:
 
 
 def _refuse_measurements(task: Task, rows: Rows, names: Sequence[str]) -> None:
-    """Refuse fractions where every label is a number: measurements, unless one has a leading zero, as codes have."""
-    different = dict.fromkeys(names)  # in the order of their rows
+    """Refuse fractions if all labels are numbers: they are measurements, unless one has a leading zero, as codes do."""
+    different = dict.fromkeys(names)  # in row order
     if all(map(_PLAIN.fullmatch, different)):
         for name in different:
             if Decimal(name) != Decimal(name).to_integral_value():
@@ -193,7 +193,7 @@ def _refuse_measurements(task: Task, rows: Rows, names: Sequence[str]) -> None:
 
 
 def tell_of_twins(where: str, classes: Sequence[str]) -> None:
-    """Name classes that differ only in capitals, in how their letters are encoded, or in zeros behind the point."""
+    """Report classes that differ only in capitals, in Unicode encoding, or in trailing zeros."""
     groups: dict[str, list[str]] = {}
     for name in classes:
         key = unicodedata.normalize("NFKC", spelling_key(name)).casefold()

@@ -1,4 +1,4 @@
-"""A column of a table as a sequence of Python's values, of which only those that are looked at are made."""
+"""A table column as a sequence of Python values, which are made only on access."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VALUES_AT_ONCE = 10_000
-"""That are Python's at a time."""
+"""Maximum number of Python values at a time."""
 
 
 class Column(Sequence[Any]):
-    """The values of a column that may lie in a file that is mapped into memory.
+    """The values of a column that may be in a memory-mapped file.
 
     Args:
-        values: of Arrow.
-        rows: which of them, in this order; None = all.
-        form: what a value becomes; None = as Arrow gives it.
+        values: the Arrow values.
+        rows: which of the values, in this order; None = all.
+        form: converts each value; None = as Arrow returns it.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Column(Sequence[Any]):
             yield from self._of(slice(begin, begin + VALUES_AT_ONCE))
 
     def _of(self, places: "slice | NDArray[np.int64]") -> list[Any]:
-        """The values at some places of this sequence."""
+        """Return the values at some positions of this sequence."""
         if self._rows is None and isinstance(places, slice):
             begin, end, _ = places.indices(len(self))
             values = self._values.slice(begin, max(end - begin, 0)).to_pylist()
@@ -59,7 +59,7 @@ class Column(Sequence[Any]):
         return values if self._form is None else [*map(self._form, values)]
 
     def _at(self, rows: NDArray[np.int64]) -> list[Any]:
-        """Values by their rows; `take` of Arrow would put all chunks into one first."""
+        """Return values by row; Arrow's `take` would first combine all chunks."""
         chunks = np.searchsorted(self._ends, rows, side="right")
         order = np.argsort(chunks, kind="stable")
         found: list[Any] = [None] * len(rows)
@@ -73,12 +73,12 @@ class Column(Sequence[Any]):
         return found
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "Column":
-        """The values at these places, in this order."""
+        """Return the values at these positions, in this order."""
         places = np.asarray(rows, dtype=np.int64)
         return Column(self._values, places if self._rows is None else self._rows[places], self._form)
 
     def each(self, form: Callable[[Any], Any]) -> "Column":
-        """What each value becomes by `form`, every time that it is looked at."""
+        """Return the column with `form` applied to each value on every access."""
         before = self._form
         return Column(self._values, self._rows, form if before is None else lambda value: form(before(value)))
 
@@ -101,14 +101,14 @@ class Column(Sequence[Any]):
 
 
 def nothing(count: int) -> Column:
-    """None so many times, which takes no memory."""
+    """Return a column of `count` times None, which takes no memory."""
     import pyarrow as pa
 
     return Column(pa.chunked_array([pa.nulls(count)]))
 
 
 class Chained(Sequence[Any]):
-    """The values of several sequences, one after the other, none of which is copied.
+    """The concatenated values of several sequences, without copies.
 
     Args:
         parts: the sequences.
@@ -132,14 +132,14 @@ class Chained(Sequence[Any]):
             return [*self.take(range(len(self))[index])]
         row = range(len(self))[int(index)]
         number = int(np.searchsorted(self._ends, row, side="right"))
-        return self._parts[number][row - int(self._ends[number])]  # from its end
+        return self._parts[number][row - int(self._ends[number])]  # counted from the end of the part
 
     def __iter__(self) -> Iterator[Any]:
         for part in self._parts:
             yield from part
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Sequence[Any]:
-        """The values at these places, in this order; those of one part alone are taken from that."""
+        """Return the values at these positions, in this order; taken directly from a part if all are in it."""
         places = np.asarray(rows, dtype=np.int64)
         numbers = np.searchsorted(self._ends, places, side="right")
         borders = np.flatnonzero(np.diff(numbers)) + 1
@@ -152,12 +152,12 @@ class Chained(Sequence[Any]):
 
 
 def chained(parts: Sequence[Sequence[Any]]) -> Sequence[Any]:
-    """The values of all parts: a list where all of them are lists."""
+    """Return the concatenated values of all parts: a list if all parts are lists."""
     if all(isinstance(part, list) for part in parts):
         return [value for part in parts for value in part]
     return Chained(parts)
 
 
 def taken(values: Sequence[Any], rows: Sequence[int] | NDArray[np.int64]) -> Sequence[Any]:
-    """The values at these places, in this order."""
+    """Return the values at these positions, in this order."""
     return values.take(rows) if isinstance(values, Column | Chained) else [values[row] for row in rows]

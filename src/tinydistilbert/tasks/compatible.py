@@ -1,4 +1,4 @@
-"""Whether a model fits a task or another model: its tokens and its classes."""
+"""Whether a model's tokens and classes fit a task or another model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +17,10 @@ from tinydistilbert.tasks.base import Task
 def check_same_tokenizer(
     teacher: Path, teacher_tokenizer: PreTrainedTokenizerFast, student_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Refuse a teacher whose tokenizer is not the student's.
+    """Refuse a teacher whose tokenizer differs from the student's.
 
     Raises:
-        UserError: it is not.
+        UserError: it differs.
     """
     if tokenizer_hash(teacher_tokenizer) != tokenizer_hash(student_tokenizer):
         fix = "fine-tune a teacher that shares the student's tokenizer"
@@ -28,19 +28,19 @@ def check_same_tokenizer(
 
 
 def check_classes(teacher: Path, config: Any, task: Task, labels: Sequence[str] = ()) -> list[int] | None:
-    """For each of the task's classes the teacher's output; None where the two are in one order.
+    """Return the teacher's output for each of the task's classes; None if both have the same order.
 
-    How outputs are read that are not named as the task's classes are is told.
+    A notice says how outputs are read whose names differ from the task's classes.
 
     Args:
         teacher: folder of the model.
         config: of that model.
-        task: with its classes.
-        labels: what each of the teacher's outputs stands for, where the user said so.
+        task: the task with its classes.
+        labels: the class of each of the teacher's outputs, if the user gave them.
 
     Raises:
-        UserError: the teacher has other classes, or another number of outputs, or gives several classes at once where
-            the task has one, or the other way round, or tags words where the task does not.
+        UserError: the teacher has other classes or another number of outputs, predicts several classes per text where
+            the task has one or vice versa, or tags words where the task does not.
     """
     fix = "give a teacher fine-tuned on this task"
     several = task.kind == "multi-label"

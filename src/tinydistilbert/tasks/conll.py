@@ -1,4 +1,4 @@
-"""CoNLL files: a word with its tags on a line, columns parted by blanks or tabs, an empty line between sentences."""
+"""CoNLL files: one word with its tags per line, columns separated by spaces or tabs, empty lines between sentences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,27 +8,27 @@ from tinydistilbert.notices import counted, notice
 
 DOCUMENT, COMMENT = "-DOCSTART-", "#"
 TOKENS, TAGS = "tokens", "ner_tags"
-"""The columns of words and of their tags, as data sets on the hub call them."""
+"""The columns of words and of their tags, named as in hub data sets."""
 
 
 @dataclass
 class Sentences:
-    """The sentences of a file by column."""
+    """The sentences of a file, by column."""
 
     columns: dict[str, list[list[str]]] = field(default_factory=dict)
-    """`tokens`, the first column, and `ner_tags`, the last; and each column by its number from 1."""
+    """`tokens` (the first column), `ner_tags` (the last), and each column by its number from 1."""
     lines: list[int] = field(default_factory=list)
-    """The line on which each begins."""
+    """The line where each sentence begins."""
 
 
 def sentences_of(lines: Sequence[str], where: str) -> Sentences:
-    """The sentences of a CoNLL file.
+    """Return the sentences of a CoNLL file.
 
-    The columns are parted by tabs where the first word's line has one, else by blanks. Lines of documents
-    (`-DOCSTART-`) and of comments (`#`, with another number of columns, before a sentence) are left out, and counted.
+    Columns are separated by tabs if the first word's line has one, else by spaces. Document lines (`-DOCSTART-`) and
+    comment lines (`#`, with another number of columns, before a sentence) are left out and counted.
 
     Raises:
-        UserError: a line has another number of columns than the first one, or there is one column only.
+        UserError: a line has another number of columns than the first one, or there is only one column.
     """
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     words = [(number, line) for number, line in numbered if not line.startswith(DOCUMENT)]

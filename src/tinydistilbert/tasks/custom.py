@@ -1,4 +1,4 @@
-"""Tasks of your own: from the recipe's section `finetune.custom`."""
+"""Custom tasks, from the recipe's section `finetune.custom`."""
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import CustomTask
@@ -22,11 +22,11 @@ HEADLINES: dict[Kind, str] = {
 
 
 def custom_task(name: str, settings: CustomTask) -> Task:
-    """The task that a section of the recipe describes; its classes are known when its train split is read.
+    """Return the task that a recipe section describes; its classes are known once its train split is read.
 
     Raises:
-        UserError: one column for two things, several columns of labels for another kind than multi-label, or a second
-            text where words are tagged.
+        UserError: one column is used for two purposes, several label columns are given for a kind other than
+            multi-label, or a token classification task has a second text.
     """
     where = f"finetune.custom.{name}"
     is_span = settings.kind == "span"

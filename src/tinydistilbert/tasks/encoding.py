@@ -1,4 +1,4 @@
-"""From examples to token ids: whole inputs for classification and regression, windows over the context for spans."""
+"""From examples to token ids: whole inputs for classification and regression, context windows for spans."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -14,51 +14,50 @@ from tinydistilbert.tasks.token_rows import FlatFile, RowsFile, TokenRows
 from tinydistilbert.tasks.whole_inputs import Encoded, FastTokenizer, encoder_of
 from tinydistilbert.tasks.words import WORDS, is_first_piece, word_tokens
 
-if TYPE_CHECKING:  # a served model does not have it
+if TYPE_CHECKING:  # a served model runs without it
     from torch import Tensor
 
 MAX_QUESTION_TOKENS = 64
 """Questions are cut to this many tokens, as in BERT's run_squad.py, or to half of a shorter window."""
 
 NO_LABEL = -100
-"""Class of an example without a label: torch's cross-entropy leaves it out."""
+"""Class of an example without a label: torch's cross-entropy ignores it."""
 
 CHUNK = 1000
-"""Examples that are tokenised in one call; bounds the memory that Python lists of offsets need."""
+"""Examples per tokenizer call; this limits the memory of Python lists of offsets."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Inputs of a model, one for each example, or one for each window of an example's context in span tasks."""
+    """Inputs of a model: one per example, or in span tasks one per window of an example's context."""
 
     input_ids: Sequence[NDArray[Any]]
-    """(length,) int32 tokens; of ELMo (length, 50) int16, the characters of each word."""
+    """(length,) int32 tokens; for ELMo (length, 50) int16, the characters of each word."""
     token_type_ids: Sequence[NDArray[Any]]
     labels: NDArray[Any]
     """(n,) int32 classes (`NO_LABEL` for none), (n,) float32 scores (NaN for none), (n, labels) float32 of 0 and 1 (NaN
-    for none), (n, 2) int64 first and last token of the answer: (0, 0), the [CLS] token, where the window does not
-    hold all of the answer, or there is none; or (n, longest) int16 tag of each word at its first token, `NO_LABEL`
-    elsewhere."""
+    for none), (n, 2) int64 first and last token of the answer ((0, 0), the [CLS] token, if the window does not hold the
+    whole answer, or there is none), or (n, longest) int16 tag of each word at its first token, `NO_LABEL` elsewhere."""
     example: NDArray[np.integer[Any]]
-    """(n,) index of the example that each feature belongs to."""
+    """(n,) index of the example of each feature."""
     offsets: list[NDArray[np.int32]] | TokenRows | None = None
-    """Span tasks: (length, 2) first character and end in the context of each token, (-1, -1) outside the context."""
+    """Span tasks: (length, 2) start and end character of each token in the context, (-1, -1) outside it."""
     cut: int = 0
-    """Examples that lost tokens because they are too long; in span tasks, whose contexts lose none, of the question."""
+    """Number of examples cut because they are too long; in span tasks, only questions are cut."""
     word_tokens: list[NDArray[np.int32]] | TokenRows | None = None
-    """Token classification: (words,) the first token of each word, -1 where none was read; see `words.word_tokens`."""
+    """Token classification: (words,) the first token of each word, -1 if none was read; see `words.word_tokens`."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     @property
     def has_token_logits(self) -> bool:
-        """Whether a model has logits for each token of an input, and not only for the whole of it."""
+        """Whether a model has logits for each token of an input, not only for the whole input."""
         return self.offsets is not None or self.word_tokens is not None
 
     @cached_property
     def lengths(self) -> NDArray[np.integer[Any]]:
-        """(n,) tokens of each feature."""
+        """(n,) number of tokens of each feature."""
         if isinstance(self.input_ids, TokenRows):
             return self.input_ids.lengths
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
@@ -67,8 +66,8 @@ class Features:
 def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Features:
     """Tokenise `examples` into inputs of at most `max_length` tokens; nothing is padded.
 
-    Text pairs that are too long lose tokens from the longer text. Contexts that are too long are cut into windows that
-    share `doc_stride` tokens.
+    Pairs that are too long lose tokens from the longer text. Contexts that are too long are cut into windows that share
+    `doc_stride` tokens.
     """
     if examples.task.kind == "span":
         return _encode_spans(examples, tokenizer, max_length)
@@ -89,13 +88,13 @@ def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Fea
 
 
 def cut_texts(task: Task, count: str, max_length: int, reach: int) -> str:
-    """That texts of a task are cut, in words, with the key of the recipe that lets the model read more of them.
+    """Return the sentence that texts of a task are cut, with the recipe key that lets the model read more of them.
 
     Args:
-        task: of the texts.
-        count: how many, in words: `30 of 60`.
+        task: the task of the texts.
+        count: how many, as text: `30 of 60`.
         max_length: tokens that the model reads.
-        reach: tokens that its position embeddings reach.
+        reach: number of its position embeddings.
     """
     if task.kind == "span":
         return f"{count} questions are cut to {MAX_QUESTION_TOKENS} tokens or half a window"
@@ -106,7 +105,7 @@ def cut_texts(task: Task, count: str, max_length: int, reach: int) -> str:
 
 
 def token_lengths(examples: Examples, tokenizer: FastTokenizer) -> NDArray[np.int64]:
-    """(n,) tokens of each text or pair of texts with nothing cut; not of span tasks, whose contexts are not cut."""
+    """Return (n,) tokens of each text or pair without truncation; not for span tasks, whose contexts are not cut."""
     texts, pairs = examples.columns["text"], examples.columns.get("text_pair")
     lengths: list[int] = []
     for begin in range(0, len(examples), CHUNK):
@@ -117,7 +116,7 @@ def token_lengths(examples: Examples, tokenizer: FastTokenizer) -> NDArray[np.in
 
 
 def _input_ids(encoded: Encoded) -> list[NDArray[Any]]:
-    """The rows as arrays; ELMo's tokenizer gives arrays, of a type that is small enough for fifty numbers a word."""
+    """Return the rows as arrays; ELMo's tokenizer already returns arrays, in a small type for fifty numbers a word."""
     rows = encoded["input_ids"]
     return [row if isinstance(row, np.ndarray) else np.array(row, dtype=np.int32) for row in rows]
 
@@ -154,7 +153,7 @@ def _encode_words(examples: Examples, tokenizer: FastTokenizer, max_length: int)
 def _word_labels(
     tags: Sequence[Sequence[int] | None], word_tokens: Sequence[NDArray[np.int32]], longest: int
 ) -> NDArray[np.int16]:
-    """(n, longest) the tag of each word at its first token, `NO_LABEL` elsewhere."""
+    """Return (n, longest): the tag of each word at its first token, `NO_LABEL` elsewhere."""
     found = FlatFile()
     for begin in range(0, len(tags), CHUNK):
         part = slice(begin, begin + CHUNK)
@@ -169,7 +168,7 @@ def _word_labels(
 
 
 def question_limit(tokenizer: FastTokenizer, max_length: int) -> int:
-    """Tokens of a question that are read, before the context, in windows of at most `max_length`."""
+    """Return how many tokens of a question are read, before the context, in windows of at most `max_length`."""
     room = max_length - int(tokenizer.num_special_tokens_to_add(pair=True))
     return min(MAX_QUESTION_TOKENS, room // 2)
 
@@ -210,7 +209,7 @@ def _cut_questions(questions: Sequence[str], tokenizer: FastTokenizer, limit: in
 
 
 def _cut_question(question: str, offsets: list[tuple[int, int]], tokenizer: FastTokenizer, limit: int) -> str:
-    # A cut inside a word can make more tokens of its beginning than there were, so the result is measured again.
+    # Cutting inside a word can turn its beginning into more tokens than before, so the result is measured again.
     for keep in range(limit, 0, -1):
         shortened = question[: offsets[keep - 1][1]]
         if len(tokenizer(shortened, add_special_tokens=False)["input_ids"]) <= limit:
@@ -219,10 +218,10 @@ def _cut_question(question: str, offsets: list[tuple[int, int]], tokenizer: Fast
 
 
 def _token_offsets(encoded: Encoded, window: int, context: str) -> NDArray[np.int32]:
-    """(length, 2) first character and end in the context of each token of a window, (-1, -1) outside the context.
+    """Return (length, 2) start and end character of each token of a window in the context, (-1, -1) outside it.
 
-    A token ends behind the marks that follow it: normalisers that strip accents drop them, but they belong to the text
-    of an answer.
+    A token includes the combining marks that follow it: normalisers that strip accents drop them, but they belong to
+    the text of an answer.
     """
     plain = context.isascii()
     offsets = [
@@ -233,7 +232,7 @@ def _token_offsets(encoded: Encoded, window: int, context: str) -> NDArray[np.in
 
 
 def _end_of_marks(context: str, position: int) -> int:
-    """The first character from `position` on that is no mark of the one before: accent, vowel sign, tag of a flag."""
+    """Return the first character from `position` that is not a combining mark: accent, vowel sign, tag of a flag."""
     while position < len(context) and (
         unicodedata.category(context[position]).startswith("M") or "\U000e0020" <= context[position] <= "\U000e007f"
     ):
@@ -244,10 +243,10 @@ def _end_of_marks(context: str, position: int) -> int:
 def _span_labels(
     offsets: Sequence[NDArray[np.int32]], sources: Sequence[int], answers: Sequence[dict[str, list[Any]]]
 ) -> list[tuple[int, int]]:
-    """First and last token that touch the example's first gold answer; (0, 0) in windows that do not hold all of them.
+    """Return first and last token that touch the first gold answer; (0, 0) in windows that do not hold all of them.
 
     Without an answer it is (0, 0) in all windows. Characters that a normaliser dropped at the ends of an answer are in
-    no token, so they are not asked for.
+    no token, so they are not required.
     """
     touching = [_touching(window, answers[source]) for window, source in zip(offsets, sources, strict=True)]
     begin: dict[int, int] = {}
@@ -280,11 +279,11 @@ def padded_inputs(
     token_types: bool,
     pad_to: int | None = None,
 ) -> dict[str, NDArray[np.int64]]:
-    """The inputs of the features at `indices` as a batch, padded to its longest, or to `pad_to` tokens.
+    """Return the inputs of the features at `indices` as a batch, padded to the longest, or to `pad_to` tokens.
 
     Returns:
         int64 `input_ids`, `attention_mask` (1 = token, 0 = padding) and, with `token_types`, `token_type_ids`, all
-        (batch, length), but ELMo's `input_ids` (batch, length, 50).
+        (batch, length); ELMo's `input_ids` are (batch, length, 50).
     """
     lengths = features.lengths[indices]
     is_token = np.arange(pad_to or int(lengths.max())) < lengths[:, None]
@@ -305,9 +304,10 @@ def collate(
     token_types: bool,
     pad_to: int | None = None,
 ) -> "dict[str, Tensor]":
-    """The batch of `padded_inputs` as tensors, with `labels` (batch,), or in span tasks the positions of the answer.
+    """Return the batch of `padded_inputs` as tensors, with `labels` (batch,), or in span tasks the answer's positions.
 
-    Those are `start_positions` and `end_positions`, both (batch,). In token classification `labels` is (batch, length).
+    The positions are `start_positions` and `end_positions`, both (batch,). In token classification, `labels` is (batch,
+    length).
     """
     import torch
 

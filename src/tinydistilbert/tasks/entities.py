@@ -1,8 +1,8 @@
-"""Entities and the tags that mark them: what counts as one, as conlleval and seqeval have it, and other spellings.
+"""Entities and the tags that mark them: what counts as one, as in conlleval and seqeval, and other tag schemes.
 
-A tag is `O` for a word outside of all entities, or a prefix and a type: `B-LOC` begins an entity, `I-LOC` goes on with
-it (IOB2). IOB1 writes `B-` only between two entities of one type that touch; BILOU and BIOES also mark last words and
-entities of one word. One reading serves all of them.
+A tag is `O` for a word outside all entities, or a prefix and a type: `B-LOC` begins an entity, `I-LOC` continues it
+(IOB2). IOB1 writes `B-` only between two adjacent entities of one type; BILOU and BIOES also mark last words and
+single-word entities. One reader handles all of them.
 """
 
 import re
@@ -11,32 +11,32 @@ from dataclasses import dataclass
 
 OUTSIDE = "O"
 NO_ENTITIES = "(no entity)"
-"""What a reader sees of a text without one."""
+"""How reports show a text without an entity."""
 Entity = tuple[str, int, int]
-"""Its type, its first word and its last."""
+"""Type, first word and last word of an entity."""
 
 _TAG = re.compile(r"O|[BILUESMW]-\S.*")
 _BEGINS, _ENDS = "BSUW", "ELSUW"
 """Prefixes of words that always begin an entity, and of words that always end one."""
 _SCHEMES = (("LU", "BILOU"), ("ES", "BIOES"), ("MW", "BMEWO"))
-"""Prefixes that only one way of writing has, and its name."""
+"""Prefixes that occur in only one scheme, and its name."""
 
 
 def is_tag(text: str) -> bool:
-    """Whether a text is a tag of IOB or of a scheme with marks for last and single words."""
+    """Whether a text is a tag of IOB or of a scheme that marks last and single words."""
     return _TAG.fullmatch(text) is not None
 
 
 def type_of(tag: str) -> str:
-    """The type of a tag: `LOC` of `B-LOC`; empty of `O`."""
+    """Return the type of a tag: `LOC` for `B-LOC`, empty for `O`."""
     return tag[2:]
 
 
 def entities_of(tags: Sequence[str]) -> list[Entity]:
-    """The entities that tags mark, by the rules of conlleval and of seqeval's default mode.
+    """Return the entities that tags mark, by the rules of conlleval and of seqeval's default mode.
 
-    A tag begins an entity if its prefix says so, if the word before is outside, ends one, or is of another type. So
-    `I-LOC` behind `O` begins one too, and no tag is without effect.
+    A tag begins an entity if its prefix says so, or if the previous word is outside, ends an entity, or has another
+    type. So `I-LOC` after `O` begins one too, and every tag has an effect.
     """
     found: list[Entity] = []
     before = OUTSIDE
@@ -49,7 +49,7 @@ def entities_of(tags: Sequence[str]) -> list[Entity]:
 
 
 def tags_of(entities: Iterable[Entity], words: int) -> list[str]:
-    """The IOB2 tags of so many words."""
+    """Return the IOB2 tags of `words` words."""
     tags = [OUTSIDE] * words
     for kind, first, last in entities:
         tags[first : last + 1] = [f"B-{kind}", *[f"I-{kind}"] * (last - first)]
@@ -57,28 +57,28 @@ def tags_of(entities: Iterable[Entity], words: int) -> list[str]:
 
 
 def tag_names(types: Iterable[str]) -> tuple[str, ...]:
-    """All tags of some types of entities, in the order of a model's outputs."""
+    """Return all tags of some entity types, in the order of a model's outputs."""
     return (OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))
 
 
 def types_of(labels: Sequence[str]) -> tuple[str, ...]:
-    """The types of entities that tags are of, in their order."""
+    """Return the entity types of tags, in order."""
     return tuple(dict.fromkeys(type_of(tag) for tag in labels if tag != OUTSIDE))
 
 
 @dataclass(frozen=True)
 class Iob2:
-    """Tags of texts as IOB2, and how they were written."""
+    """Tags of texts as IOB2, and their original scheme."""
 
     tags: list[list[str]]
     changed: int
-    """Tags that were written otherwise."""
+    """Number of tags that were written differently."""
     scheme: str
-    """How, where some were: `IOB1`, `BILOU` …"""
+    """Their scheme, if there were any: `IOB1`, `BILOU` …"""
 
 
 def as_iob2(written: Sequence[Sequence[str]]) -> Iob2:
-    """Tags in any of the known schemes as IOB2."""
+    """Convert tags in any of the known schemes to IOB2."""
     tags = [tags_of(entities_of(of_text), len(of_text)) for of_text in written]
     changed = sum(
         old != new for one, other in zip(written, tags, strict=True) for old, new in zip(one, other, strict=True)
@@ -89,6 +89,6 @@ def as_iob2(written: Sequence[Sequence[str]]) -> Iob2:
 
 
 def counts(gold: Sequence[str], predicted: Sequence[str]) -> tuple[int, int, int]:
-    """How many entities of a text are predicted rightly (type, first, last word), are predicted, and are there."""
+    """Return how many entities of a text are predicted correctly (type, first and last word), predicted, and gold."""
     right, guessed = {*entities_of(gold)}, {*entities_of(predicted)}
     return len(right & guessed), len(guessed), len(right)

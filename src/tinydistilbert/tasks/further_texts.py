@@ -1,4 +1,4 @@
-"""Texts without labels that a second distillation reads beside the train examples: files, other tasks, the corpus."""
+"""Unlabelled texts that a second distillation reads in addition to the train examples: files, tasks, the corpus."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,23 +24,22 @@ from tinydistilbert.tasks.synthetic import sentences_of
 from tinydistilbert.tasks.unlabelled import read_unlabelled, without_labels
 
 Texts = tuple[str, ...]
-"""A text, or the two of a pair."""
+"""A text, or the two texts of a pair."""
 
 
 def further_texts(recipe: Recipe, task: Task) -> Examples | None:
-    """The texts of all sources that the recipe names for a task; None where it names none.
+    """Return the texts of all sources that the recipe names for a task; None if it names none.
 
-    One file alone is taken as it is. Of several sources, and of those that come with the program, a text that is a
-    train example, or was there before, is left out, and so is one that is scored; a line says how many. No validation
-    or test split is a source. Some texts are in memory at a time; those that are taken lie in a mapped file where they
-    are many, and of the others their hashes are compared.
+    A single file is taken as it is. With several sources, or with built-in ones, texts that are train examples,
+    duplicates or scored are left out, and a notice says how many. Validation and test splits are never a source. Only
+    some texts are in memory at a time: if many are taken, they are in a mapped file; duplicates are found by hash.
 
     Args:
         recipe: `finetune.distillation.unlabelled` and `unlabelled_examples` are read, with the override of the task.
-        task: with its classes.
+        task: the task with its classes.
 
     Raises:
-        UserError: a source is wrong or not of the task's kind, or a file has a text that is scored.
+        UserError: a source is wrong or not of the task's kind, or a file contains a scored text.
         DiskError: the disk is full or failing.
     """
     settings = recipe.finetune.settings(task.name).distillation
@@ -81,7 +80,7 @@ def further_texts(recipe: Recipe, task: Task) -> Examples | None:
 
 
 def scored_texts(recipe: Recipe, task: Task) -> SeenTexts:
-    """The keys of all examples of a task that are scored, or choose an epoch."""
+    """Return the keys of all examples of a task that are scored, or that choose an epoch."""
     finetune, scored = recipe.finetune, SeenTexts()
     splits = [scored_split(finetune, task), *(s for s in task.evaluation if has_split(task, s, recipe.data))]
     if held_out_of_train(finetune, task.name) is not None:
@@ -95,7 +94,7 @@ def refuse_scored(examples: Examples, where: str, scored: SeenTexts) -> None:
     """Refuse a file with a scored text: the student would learn the teacher's answer to it.
 
     Raises:
-        UserError: there is one.
+        UserError: it contains one.
     """
     rows, first = list[int](), 1
     for keys in _in_parts(examples.each_key()):
@@ -114,7 +113,7 @@ def _in_parts(texts: Iterable[Texts]) -> Iterator[list[Texts]]:
 
 
 def _new(found: Iterable[Texts], seen: SeenTexts, scored: SeenTexts, name: str) -> Iterator[list[Texts]]:
-    """Part by part those that are neither scored nor seen before, which they then are; at the end their counts."""
+    """Yield, in parts, the texts that are neither scored nor seen, and add them to `seen`; report counts at the end."""
     kept = left_out = repeated = 0
     for part in _in_parts(found):
         keys = [*map(key_of, part)]
@@ -139,7 +138,7 @@ class _Found:
 
     texts: Iterable[Texts]
     of_each: float = 1.0
-    """How many each of them stands for, where a dry run looks at a sample."""
+    """How many texts each one stands for, if a dry run reads a sample."""
 
 
 def _of_file(examples: Examples) -> _Found:
@@ -147,7 +146,7 @@ def _of_file(examples: Examples) -> _Found:
 
 
 def _built_in(name: str, recipe: Recipe, task: Task) -> _Found:
-    """The texts of a source that comes with the program.
+    """Return the texts of a built-in source.
 
     Raises:
         UserError: its texts are not of the task's kind.

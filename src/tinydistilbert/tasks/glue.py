@@ -1,7 +1,7 @@
 """The nine tasks of GLUE (Wang et al. 2019, arXiv 1804.07461), with the Hugging Face column and label order.
 
-The metrics are the official ones in every variant. The headline is the one that enters the DistilBERT paper's Table 1:
-the mean of accuracy and F1 for MRPC and QQP, the mean of both correlations for STS-B.
+All variants of the official metrics are computed. The headline is the one in the DistilBERT paper's Table 1: the mean
+of accuracy and F1 for MRPC and QQP, the mean of both correlations for STS-B.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from tinydistilbert.tasks.base import ScoreTable, Task
 
 PUBLISHED = ("ELMo", "BERT-base", "DistilBERT", "TinyDistilBERT", "TinyDistilBERT, medians")
-"""The models whose scores each task has below, in this order."""
+"""The models with published scores for each task below, in this order."""
 TABLE = ScoreTable(
     "glue", "Table 1. GLUE",
     "Development sets, in points. CoLA: Matthews correlation; MNLI: matched accuracy; MRPC and QQP: mean of F1 and "

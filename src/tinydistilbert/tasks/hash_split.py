@@ -1,4 +1,4 @@
-"""A split of one file in two by a hash of each text: a text stays on its side, whatever is added later."""
+"""Splits one file in two by a hash of each text: a text stays on its side, whatever is added later."""
 
 import hashlib
 import re
@@ -18,10 +18,10 @@ _SHARE = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*%\s*")
 
 
 def scored_share(validation: str, where: str) -> float:
-    """The share of the train file that a `validation` such as `10%` asks for; 0 where it names a file.
+    """Return the share of the train file that a `validation` such as `10%` requests; 0 if it names a file.
 
     Raises:
-        UserError: none or all of it.
+        UserError: the share is none or all of the file.
     """
     match = _SHARE.fullmatch(validation)
     if match is None:
@@ -33,14 +33,14 @@ def scored_share(validation: str, where: str) -> float:
 
 
 def part_of(task: Task, split: str, rows: Rows) -> Rows:
-    """The rows of a file that belong to `split`, where `task.scored_share` splits it.
+    """Return the rows of a file that belong to `split`, if `task.scored_share` splits it.
 
-    Of a class that would have no row to train on, all rows are trained on.
+    If a class would have no row to train on, all its rows are trained on.
 
     Raises:
         UserError: one of the two sides is empty.
     """
-    column = task.text_pair if task.kind == "span" and task.text_pair else task.text  # no context on both sides
+    column = task.text_pair if task.kind == "span" and task.text_pair else task.text  # no context is on both sides
     columns = [column, *([task.text_pair] if task.text_pair and task.kind != "span" else [])]
     texts = zip(*(rows.values(name) for name in columns), strict=True)
     is_scored = [_place(parts) < task.scored_share for parts in texts]
@@ -61,13 +61,13 @@ def part_of(task: Task, split: str, rows: Rows) -> Rows:
 
 
 def _place(parts: Sequence[Any]) -> float:
-    """Where in 0 to 1 a text lies; white space at its ends or doubled makes no other text."""
+    """Return the position of a text in 0 to 1; leading, trailing and repeated white space is ignored."""
     text = "\n".join(" ".join(part.split()) if isinstance(part, str) else repr(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 
 def _keep_classes(task: Task, rows: Rows, is_scored: list[bool]) -> None:
-    """Take the rows of classes or labels that nothing would be trained on out of the scored ones."""
+    """Remove from the scored rows those of classes or labels that would have no row to train on."""
     labels = [{*map(str, label)} if isinstance(label, list) else {str(label)} for label in rows.values(task.label)]
     trained = set[str]().union(*(of_row for of_row, scored in zip(labels, is_scored, strict=True) if not scored))
     lost = set[str]().union(*labels) - trained

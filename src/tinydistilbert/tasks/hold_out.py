@@ -1,4 +1,4 @@
-"""What of a train split is held out: texts are drawn, not rows, so that none is both trained on and scored."""
+"""The hold-out of a train split: texts are drawn, not rows, so that no text is both trained on and scored."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -12,18 +12,18 @@ from tinydistilbert.tasks.base import Examples, Task, sample_rows
 from tinydistilbert.tasks.entities import OUTSIDE, type_of, types_of
 
 SHARE = 0.1
-"""Of the different texts, where the recipe says no number."""
+"""Share of the distinct texts, if the recipe gives no number."""
 SEED = 0
-"""One for all recipes: whatever the seed of a run, the same examples are held out."""
+"""The same for all recipes: whatever the seed of a run, the same examples are held out."""
 MOST_COPIES = 2
-"""Texts with more than so many times the mean number of rows are drawn only where the others do not suffice: with one
-of them, most of the rows might be lost."""
+"""Texts with more than this many times the mean number of rows are drawn only if the others do not suffice: one of them
+could cost most of the rows."""
 
 
 def classes_to_draw_by(examples: Examples) -> Sequence[int] | None:
-    """The class of each example, of which both sides shall have some; of several labels the rarest that it has.
+    """Return the class of each example that both sides should have; for several labels, the example's rarest one.
 
-    An example without any of the labels has the class behind the last of them. None where there are no classes.
+    An example without any label has an additional class after the last label. None if there are no classes.
     """
     given = labels_given(examples)
     if given is None:
@@ -34,7 +34,7 @@ def classes_to_draw_by(examples: Examples) -> Sequence[int] | None:
 
 
 def labels_given(examples: Examples) -> NDArray[np.int8] | None:
-    """(n, labels) 0 or 1 for each of several labels, or each type of entities; None where an example has one class."""
+    """Return (n, labels) 0 or 1 for each of several labels, or entity types; None if an example has one class."""
     if examples.task.kind == "multi-label":
         return np.array(examples.columns["label"], dtype=np.int8)
     if examples.task.kind != "token-classification":
@@ -48,32 +48,32 @@ def labels_given(examples: Examples) -> NDArray[np.int8] | None:
 
 
 def names_to_draw_by(task: Task) -> tuple[str, ...]:
-    """The names of those classes."""
+    """Return the names of the classes of `classes_to_draw_by`."""
     return types_of(task.labels) if task.kind == "token-classification" else task.labels
 
 
 @dataclass(frozen=True)
 class HoldOut:
-    """The rows of a train split in three parts; what is in none of the two is `left_out`."""
+    """The rows of a train split in three parts: scored, trained on, and `left_out`."""
 
     scored: NDArray[np.int64]
-    """One row of each text that was drawn."""
+    """One row of each drawn text."""
     trained: NDArray[np.int64]
     """All rows of all other texts."""
     left_out: int
-    """Further rows of the texts that were drawn."""
+    """Number of further rows of the drawn texts."""
     missing: tuple[int, ...] = ()
-    """Classes without a scored row, or without one that is trained on."""
+    """Classes without a scored row or without a trained row."""
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """The different texts, in the order in which they first occur."""
+    """The distinct texts, in order of first occurrence."""
 
     of_row: NDArray[np.integer[Any]]
     """(rows,) the text of each row."""
     copies: NDArray[np.int64]
-    """(texts,) its rows."""
+    """(texts,) the number of rows of each text."""
     labels: NDArray[np.int64]
     """(texts,) the most frequent class of its rows, the first of equally frequent ones; 0 without classes."""
     rows: NDArray[np.int64]
@@ -84,14 +84,14 @@ class _Texts:
 
 
 def draw(keys: Sequence[Hashable] | NDArray[np.integer[Any]], classes: Sequence[int] | None, count: int) -> HoldOut:
-    """Draw texts that are scored and not trained on; where all texts differ, these are `sample_rows` of the rows.
+    """Draw texts that are scored and not trained on; if all texts differ, these are `sample_rows` of the rows.
 
-    Each class has a text on both sides, where it has two and the number allows it.
+    Each class with two texts has one on both sides, if the number allows it.
 
     Args:
-        keys: the text of each row, or its number as of `Examples.text_numbers`.
-        classes: the class of each row, where there are classes.
-        count: of texts, less than there are; 0 = a tenth, and at least one a class.
+        keys: the text of each row, or its number as in `Examples.text_numbers`.
+        classes: the class of each row, if there are classes.
+        count: number of texts, fewer than there are; 0 = a tenth, and at least one per class.
     """
     texts = _texts(keys, classes)
     most = MOST_COPIES * len(keys) / len(texts)
@@ -137,15 +137,15 @@ def _texts(keys: Sequence[Hashable] | NDArray[np.integer[Any]], classes: Sequenc
 
 
 def _give_every_class(is_drawn: NDArray[np.bool_], texts: _Texts) -> None:
-    """Exchange some drawn texts, so that no class is on one side alone that has a text to spare."""
+    """Exchange some drawn texts, so that each class with a text to spare is on both sides."""
     labels = dict.fromkeys(texts.labels.tolist())
     if all({*labels} == {*np.unique(texts.labels[side]).tolist()} for side in (is_drawn, ~is_drawn)):
         return
     inside = {label: np.flatnonzero(is_drawn & (texts.labels == label)).tolist() for label in labels}
     outside = {label: np.flatnonzero(~is_drawn & (texts.labels == label)).tolist() for label in labels}
     for side in outside.values():
-        side.sort(key=texts.copies.__getitem__)  # those first with which the fewest rows are lost
-    # First what training lacks, which may take a class's only text from the scored ones; then what they lack.
+        side.sort(key=texts.copies.__getitem__)  # first those that cost the fewest rows
+    # First the classes that training lacks, even if the scored side loses its only text; then those it lacks.
     for lacking, having, spare in ((outside, inside, 0), (inside, outside, 1)):
         for label in [label for label, numbers in lacking.items() if not numbers]:
             richest = max(lacking, key=lambda other: len(lacking[other]))

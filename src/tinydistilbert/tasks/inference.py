@@ -1,4 +1,4 @@
-"""Predictions of a task model, without padding beyond the longest input of a batch."""
+"""Predictions of a task model, padded only to the longest input of each batch."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tinydistilbert.models.runtimes import MOST_TOKENS, Runtime
 from tinydistilbert.tasks.encoding import Features, padded_inputs
 
-if TYPE_CHECKING:  # a served model has neither
+if TYPE_CHECKING:  # a served model runs without them
     import torch
     from transformers import PreTrainedModel
 
@@ -23,26 +23,26 @@ def predict(
     model: "PreTrainedModel | Runtime", features: Features, *, pad_token_id: int, device: "torch.device | None" = None,
     token_budget: int | None = None, ranks: "Ranks | None" = None,
 ) -> Logits:  # fmt: skip
-    """Logits of every feature, in the order of `features`; a torch model is left in evaluation mode.
+    """Return the logits of every feature, in order; a torch model is left in evaluation mode.
 
-    Inputs are sorted by length and cut into batches of at most `token_budget` tokens, padding included; one input that
-    is longer is a batch by itself. Of the last layer only the first token is computed where the head reads no other.
-    Neither changes the result, up to rounding, in int8 either: docs/decisions/0022-int8-alone-and-together.md.
+    Inputs are sorted by length and cut into batches of at most `token_budget` tokens, padding included; a longer input
+    is a separate batch. In the last layer only the first token is computed if the head reads no other. Neither changes
+    the result, up to rounding, not even in int8: docs/decisions/0022-int8-alone-and-together.md.
 
     Args:
         model: a torch model or another runtime.
         features: the inputs.
         pad_token_id: the tokenizer's.
-        device: where to compute with a torch model; other runtimes have their own.
-        token_budget: tokens of a batch; by default what the back end computes quickest.
-        ranks: the processes that share the batches, if several do; each of them gets all logits.
+        device: device for a torch model; other runtimes have their own.
+        token_budget: tokens per batch; by default the back end's fastest.
+        ranks: the processes that share the batches, if there are several; each gets all logits.
 
     Returns:
         Classification (n, classes); regression (n, 1); span: for each feature (length, 2), start and end logits; token
         classification: for each feature (length, tags).
 
     Raises:
-        UserError: a feature is longer than the position embeddings reach.
+        UserError: a feature is longer than the position embeddings.
     """
     of_tokens = features.has_token_logits
     runtime: Runtime
@@ -78,7 +78,7 @@ def predict(
 def _gathered(
     logits_of: list[NDArray[np.float32] | None], features: Features, ranks: "Ranks", *, of_tokens: bool
 ) -> Logits:
-    """The logits of all processes, each of which has computed some: with zeros for the others, they add up."""
+    """Return the logits of all processes: each has computed some, with zeros for the rest, so they are summed."""
     import torch
 
     width = max((row.shape[-1] for row in logits_of if row is not None), default=0)
@@ -97,11 +97,11 @@ def _gathered(
 
 
 def batches_by_length(lengths: NDArray[np.integer[Any]], token_budget: int) -> list[NDArray[np.int64]]:
-    """Inputs of like length together, the longest first, at most `token_budget` tokens a batch, padding included."""
+    """Batch inputs of similar length, the longest first, with at most `token_budget` tokens including padding."""
     order = np.argsort(-lengths, kind="stable")
     batches, begin = [], 0
     while begin < len(order):
-        size = max(1, token_budget // int(lengths[order[begin]]))  # the first of a batch is its longest
+        size = max(1, token_budget // int(lengths[order[begin]]))  # the first input of a batch is its longest
         batches.append(order[begin : begin + size])
         begin += size
     return batches

@@ -1,4 +1,4 @@
-"""Tables in JSON: one object a line, or the form of SQuAD's files."""
+"""Tables in JSON: one object per line, or SQuAD's file format."""
 
 import itertools
 import json
@@ -20,7 +20,7 @@ from tinydistilbert.tasks.text_lines import read_lines, read_text, sampled_lines
 
 
 def read_json_lines(path: Path) -> Rows:
-    """The objects of a file, one a line."""
+    """Read the objects of a file, one per line."""
     lines = array("q")
     if samples.is_sampled(path):
         sample = samples.lines_of(path, are_quoted=False)
@@ -39,7 +39,7 @@ def read_json_lines(path: Path) -> Rows:
 
 
 def _objects(numbered: Iterable[tuple[int, str]], path: Path, lines: "array[int]") -> Iterator[dict[str, Any]]:
-    """The objects of a file; their lines are added to `lines`, and empty ones between them are counted."""
+    """Yield the objects of a file; add their line numbers to `lines`, and count empty lines between them."""
     empty = waiting = 0
     for number, line in numbered:
         if not line.strip():
@@ -57,7 +57,7 @@ def _objects(numbered: Iterable[tuple[int, str]], path: Path, lines: "array[int]
 
 
 def _columns(records: Sequence[dict[str, Any]], first: int, *, path: Path, lines: Sequence[int]) -> pa.Table:
-    """The columns of consecutive objects, of which the first is the row `first`."""
+    """Return the columns of consecutive objects, beginning with row `first`."""
     names = list(dict.fromkeys(itertools.chain.from_iterable(records)))
     columns = [_json_column([r.get(name) for r in records], name, path, lines[first:]) for name in names]
     return pa.table(columns, names=names)
@@ -83,15 +83,15 @@ def _parsed(text: str, where: str, fix: str) -> Any:
         raise UserError(where, expected="JSON", found="too many nested brackets", fix=fix) from None
     except UserError:
         raise
-    except ValueError:  # Python's limit
+    except ValueError:  # a limit of Python
         found = "a number of thousands of digits"
         raise UserError(where, expected="a number of usual length", found=found, fix="correct it") from None
 
 
 def _json_column(values: list[Any], name: str, path: Path, lines: Sequence[int]) -> pa.Array:
-    """The values as a column of one type; the error names the first row that does not fit.
+    """Return the values as a column of one type; the error names the first row that does not fit.
 
-    Whole numbers of more than 64 bits are codes: they become texts, digit by digit.
+    Whole numbers of more than 64 bits are treated as codes and become text, digit by digit.
     """
     whole = [value for value in values if value is not None]
     if all(type(value) is int for value in whole) and any(abs(value) >= 2**63 for value in whole):
@@ -117,9 +117,9 @@ def _json_column(values: list[Any], name: str, path: Path, lines: Sequence[int])
 
 
 def named_pieces(values: Sequence[Any]) -> list[list[dict[str, Any]]] | None:
-    """Lists of `[start, end, label]`, as annotation tools write pieces of a text, with a name for each part.
+    """Return lists of `[start, end, label]`, as annotation tools write spans of a text, with a name for each part.
 
-    None where some value is anything else, or all are empty.
+    None if any value has another form, or all are empty.
     """
     if not all(isinstance(value, list | tuple) for value in values):
         return None
@@ -130,7 +130,7 @@ def named_pieces(values: Sequence[Any]) -> list[list[dict[str, Any]]] | None:
 
 
 def read_squad_json(path: Path) -> Rows:
-    """The questions of a file in SQuAD's form: {"data": [{"title", "paragraphs": [{"context", "qas": [...]}]}]}."""
+    """Read questions in SQuAD's format: {"data": [{"title", "paragraphs": [{"context", "qas": [...]}]}]}."""
     fix = "give SQuAD's form (data, paragraphs, qas), or one JSON object a line in a file that ends in .jsonl"
     content = _parsed(read_text(path), str(path), fix)
     locations: list[str] = []

@@ -1,4 +1,4 @@
-"""The labels of texts that may have several: from lists, from texts with a separator, or from columns of 0 and 1."""
+"""The labels of multi-label tasks: from lists, from texts with a separator, or from columns of 0 and 1."""
 
 import ast
 import dataclasses
@@ -29,10 +29,10 @@ _OTHER_SEPARATORS = (";", ",", "/")
 
 
 def with_label_lists(task: Task, split: str, rows: Rows) -> Rows:
-    """The rows with a list of labels for each in the column `task.label`; what was parted or dropped is told.
+    """Return the rows with a list of labels in the column `task.label`; notices report what was split or dropped.
 
     Raises:
-        UserError: a value that is no list of labels; in a column for each label, one that is neither 0 nor 1.
+        UserError: a value is not a list of labels, or, with one column per label, neither 0 nor 1.
     """
     lists = _of_columns(task, rows) if task.label_columns else _of_lists(task, split, rows)
     where = f"{rows.where}, column {task.label}"
@@ -50,10 +50,10 @@ def with_label_lists(task: Task, split: str, rows: Rows) -> Rows:
 
 
 def labels_of(task: Task, rows: Rows) -> tuple[str, ...]:
-    """The labels of a train split after `with_label_lists`: the columns in their order, else by size or the alphabet.
+    """Return the labels of a train split after `with_label_lists`: in column order, else by size or alphabetically.
 
     Raises:
-        UserError: a column whose label no row has, fewer than two labels, or more than a thousand.
+        UserError: no row has the label of a column, or there are fewer than two or more than a thousand labels.
     """
     count = Counter(name for labels in rows.values(task.label) for name in labels)
     where, total = f"{rows.where}, column {task.label}", rows.table.num_rows
@@ -73,10 +73,10 @@ def labels_of(task: Task, rows: Rows) -> tuple[str, ...]:
 
 
 def with_label_numbers(task: Task, rows: Rows) -> Rows:
-    """The rows with 0 or 1 for each of `task.labels` in the place of the list.
+    """Return the rows with 0 or 1 for each of `task.labels` instead of the list.
 
     Raises:
-        UserError: a label that is not among the task's.
+        UserError: a label is not one of the task's.
     """
     lists = rows.values(task.label)
     names = {name for labels in lists for name in labels}
@@ -150,7 +150,7 @@ def _names(task: Task, rows: Rows, row: int, labels: list[Any]) -> Iterator[str]
 
 
 def written_list(text: str) -> list[Any] | None:
-    """The list that a cell such as `["a", "b"]` or `['a', 'b']` is, as pandas writes one; None of other texts."""
+    """Parse a cell with a list such as `["a", "b"]` or, as pandas writes one, `['a', 'b']`; None for other texts."""
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return None
@@ -165,10 +165,10 @@ def written_list(text: str) -> list[Any] | None:
 
 
 def _refuse_other_separator(task: Task, where: str, texts: list[str]) -> None:
-    """Refuse cells of which none has the separator that nobody set, and some have another one.
+    """Refuse cells if none has the default separator, the user set no other, and some have another one.
 
     Raises:
-        UserError: it is so.
+        UserError: this is the case.
     """
     if task.label_separator != CustomTask().label_separator:
         return

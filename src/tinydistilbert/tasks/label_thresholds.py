@@ -1,4 +1,4 @@
-"""From which probability on a model gives a label, where a text may have several: one threshold for each label."""
+"""The probability from which a multi-label model predicts a label: one threshold for each label."""
 
 from typing import Any
 
@@ -8,21 +8,21 @@ from numpy.typing import NDArray
 from tinydistilbert.errors import UserError
 
 LABEL_THRESHOLDS = "label_thresholds"
-"""Key of a model's config: a list of probabilities, in the order of its labels."""
+"""Key in a model's config: a list of probabilities, in the order of its labels."""
 PLAIN = 0.5
-"""The threshold of a label where none was chosen."""
+"""The threshold of a label if none was chosen."""
 
 
 def stored_label_thresholds(config: Any, where: str, labels: int) -> NDArray[np.float64]:
-    """The thresholds in a model's config; 0.5 for each label where it has none.
+    """Return the thresholds in a model's config; 0.5 for each label if it has none.
 
     Args:
-        config: the model's, as transformers has it or as the content of its file.
+        config: the model's config, as a transformers object or as the content of its file.
         where: the model, for errors.
-        labels: how many it has.
+        labels: number of labels.
 
     Raises:
-        UserError: they are not as many probabilities.
+        UserError: they are not one probability for each label.
     """
     found = config.get(LABEL_THRESHOLDS) if isinstance(config, dict) else getattr(config, LABEL_THRESHOLDS, None)
     if found is None:
@@ -35,27 +35,27 @@ def stored_label_thresholds(config: Any, where: str, labels: int) -> NDArray[np.
 
 
 def sigmoid(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Probabilities of logits."""
-    with np.errstate(over="ignore"):  # of very negative ones they are 0
+    """Return the probabilities of logits."""
+    with np.errstate(over="ignore"):  # the probability of very negative logits is 0
         return np.asarray(1 / (1 + np.exp(-logits.astype(np.float64))))
 
 
 def given_labels(logits: NDArray[Any], thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(n, labels): whether a model gives each label."""
+    """Return (n, labels): whether a model predicts each label."""
     return np.asarray(sigmoid(logits) >= thresholds)
 
 
 def best_thresholds(logits: NDArray[Any], labels: NDArray[Any], rounds: int = 50) -> NDArray[np.float64]:
-    """The thresholds with the best micro F1 on these examples; 0.5 for a label that none of them has.
+    """Return the thresholds with the best micro F1 on these examples; 0.5 for a label that none of them has.
 
-    Micro F1 is a ratio of two sums over the labels: with the best ratio so far as the price of a label that is given,
-    each label has a best threshold of its own, and the ratio of those is the next price (Dinkelbach 1967). Of equally
-    good thresholds it is the one nearest to 0.5; it lies half way between two probabilities.
+    Micro F1 is a ratio of two sums over the labels: with the best ratio so far as the price of a predicted label, the
+    best threshold of each label can be found separately, and their ratio is the next price (Dinkelbach 1967). Among
+    equally good thresholds, the one nearest to 0.5 is chosen; it is halfway between two probabilities.
 
     Args:
         logits: (n, labels).
         labels: (n, labels) of 0 and 1.
-        rounds: at most; a handful is enough.
+        rounds: maximum number of rounds; a handful is enough.
     """
     probabilities = sigmoid(logits)
     candidates = [_candidates(column, gold) for column, gold in zip(probabilities.T, labels.T, strict=True)]
@@ -75,17 +75,17 @@ def best_thresholds(logits: NDArray[Any], labels: NDArray[Any], rounds: int = 50
 def _candidates(
     probabilities: NDArray[np.float64], labels: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Thresholds of a label between its different probabilities: they, right and all texts given it, distance to 0.5.
+    """Return a label's candidate thresholds, its correct and all predictions for each, and their distance to 0.5.
 
-    Every interval of equally good thresholds is there by its middle, or by 0.5 where that lies in it; that alone where
-    no text has the label.
+    Thresholds between two neighbouring probabilities are equally good: each interval is represented by its middle, or
+    by 0.5 if that is in it. If no text has the label, 0.5 is the only candidate.
     """
     if not labels.any():
         given = np.array([(probabilities >= PLAIN).sum()], dtype=np.float64)
         return np.array([PLAIN]), np.zeros(1), given, np.zeros(1)
     order = np.argsort(-probabilities, kind="stable")
     ordered, right = probabilities[order], np.concatenate([[0], np.cumsum(labels[order])])
-    ends = np.concatenate([[1.0], ordered, [0.0]])  # with k given, the threshold is above ends[k + 1]
+    ends = np.concatenate([[1.0], ordered, [0.0]])  # with k predictions, the threshold is above ends[k + 1]
     counts = np.flatnonzero(np.concatenate([[True], ordered[1:] < ordered[:-1], [True]]))
     high, low = ends[counts], ends[counts + 1]
     middles = np.where((low < PLAIN) & (high >= PLAIN), PLAIN, (low + high) / 2)

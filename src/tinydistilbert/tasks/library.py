@@ -1,8 +1,8 @@
-"""Tasks with real labels that every machine has, made of the documentation in Python's own library.
+"""Tasks with real labels that every machine has, made from the documentation of Python's standard library.
 
 `library-area`: which part of the library does a passage document? `same-module`: do two passages document the same
-module? `what-does-it-do` (like SQuAD): which sentence says what a function does? Examples depend on the running
-interpreter's library alone, on no seed and no corpus. A module is in one split only.
+module? `what-does-it-do` (like SQuAD): which sentence says what a function does? Examples depend only on the running
+interpreter's library, not on a seed or corpus. A module is in one split only.
 """
 
 import functools
@@ -37,42 +37,42 @@ AREAS = {
     "text": "argparse base64 codecs csv difflib getopt gettext html json locale optparse plistlib quopri re "
     "sre_compile sre_parse string stringprep textwrap xml",
 }
-"""Parts of the library and their modules. Windows (tkinter) are left out: some systems come without them."""
+"""Areas of the library and their modules. GUIs (tkinter) are left out: some systems lack them."""
 _AREA_OF = {module: area for area, modules in AREAS.items() for module in modules.split()}
 
 HELD_OUT_SHARE = 0.25
-"""Of the passages of each area, for validation."""
+"""Share of the passages of each area used for validation."""
 PER_MODULE = 40
-"""Most passages or questions from one module, so that no large one rules."""
+"""Maximum number of passages or questions from one module, so that no large module dominates."""
 AREA_CAPS, PAIR_CAPS, QUESTION_CAPS = (40, 60), (50, 35), (400, 300)
-"""Most of each area in the train and in the validation split: passages, pairs with the same module; most questions."""
+"""Maxima in the train and validation split: passages and same-module pairs per area; questions in all."""
 WORDS, PAIR_WORDS = (40, 80), (15, 25)
-"""Paragraphs are joined until they have so many words, and cut after so many."""
+"""Paragraphs are joined until they have the first number of words, and cut after the second."""
 SENTENCES = 4
-"""Among which the answer is."""
+"""Number of sentences in a context, one of which is the answer."""
 LONGEST_ANSWER = 80
-"""Characters: span models give answers of at most 30 tokens, and names come in many."""
+"""Characters: span models give answers of at most 30 tokens, and names take many tokens."""
 
 Columns = dict[str, list[Any]]
 Passage = tuple[str, str]
-"""Text and name of its document."""
+"""A text and the name of its document."""
 Item = TypeVar("Item")
 
 
 def area_of(document: str) -> str | None:
-    """The area of a document: `module email/message.py` is about networking; None where it is in none of them."""
+    """Return the area of a document, such as networking for `module email/message.py`; None if it is in no area."""
     return _AREA_OF.get(document.removeprefix("module ").split("/")[0].removesuffix(".py"))
 
 
 def names_its_module(paragraph: str, document: str) -> bool:
-    """Whether a paragraph says in which module it stands: `zipfile` does in "Open a file with the zipfile module"."""
+    """Whether a paragraph names the module that it is in, as "Open a file with the zipfile module" does."""
     parts = re.split(r"[/ ]", document.partition(" ")[2].removesuffix(".py").lower())
     names = {name.strip("_").removeprefix("py") for name in parts if name != "__init__"} | set(parts)
     return not names.isdisjoint(re.findall(r"\w+", paragraph.lower()))
 
 
 def passages(paragraphs: Iterable[str], words: tuple[int, int]) -> Iterator[str]:
-    """Neighbouring paragraphs joined until they have `words[0]` words, and cut after `words[1]`; a rest is left out."""
+    """Join neighbouring paragraphs until they have `words[0]` words; cut after `words[1]`; leave out a shorter rest."""
     least, most = words
     joined: list[str] = []
     for paragraph in paragraphs:
@@ -83,18 +83,18 @@ def passages(paragraphs: Iterable[str], words: tuple[int, int]) -> Iterator[str]
 
 
 def _shuffled(items: Iterable[Item], text: Callable[[Item], str]) -> list[Item]:
-    """In an order that depends on nothing but the texts."""
+    """Return the items in an order that depends only on the texts."""
     return sorted(items, key=lambda item: hashlib.sha256(text(item).encode()).digest())
 
 
 def _in_turn(groups: Iterable[Sequence[Item]]) -> list[Item]:
-    """The first of each group, then the second of each, and so on."""
+    """Return the first item of each group, then the second of each, and so on."""
     return [item for item in chain.from_iterable(zip_longest(*groups)) if item is not None]
 
 
 @functools.cache
 def validation_documents() -> frozenset[str]:
-    """Those held out of training: of each area documents in the order of their hashes, up to a quarter of its text."""
+    """Return the documents held out of training: in each area, in hash order, up to a quarter of its text."""
     by_area: dict[str | None, list[tuple[str, int]]] = {}
     for document, text in python_docs.documents():
         count = min(PER_MODULE, sum(1 for _ in passages(text.split("\n"), WORDS)))
@@ -110,7 +110,7 @@ def validation_documents() -> frozenset[str]:
 
 
 def _passages_by_area(validation: bool, words: tuple[int, int], *, nameless: bool) -> dict[str, list[list[Passage]]]:
-    """By area the shuffled passages of each document in a split; `nameless`: without the name of their module."""
+    """Return by area the shuffled passages of each document in a split; `nameless`: without their module's name."""
     found: dict[str, list[list[Passage]]] = {area: [] for area in AREAS}
     for document, text in python_docs.documents():
         area = area_of(document)
@@ -131,13 +131,13 @@ def _library_area(validation: bool) -> Columns:
 
 
 def _same_module(validation: bool) -> Columns:
-    """Each text comes once in a pair of one module and once in a pair of two areas: alone, it says nothing."""
+    """Use each text in one pair of one module and one pair of two areas, so that alone it reveals nothing."""
     cap = PAIR_CAPS[validation]
     groups: list[list[tuple[str, str]]] = []
     for modules in _passages_by_area(validation, PAIR_WORDS, nameless=True).values():
         pairs = [[(one[0], two[0]) for one, two in zip(made[::2], made[1::2], strict=False)] for made in modules]
         groups.append(_in_turn(pairs)[:cap])
-    # Turned by the largest group, no second text comes from the area of its first, as no group is more than half.
+    # Rotated by the size of the largest group, each second text is from another area: no group is more than half.
     same = [pair for group in groups for pair in group]
     turn = max(map(len, groups))
     assert 2 * turn <= len(same), "the caps keep the areas balanced"
@@ -149,7 +149,7 @@ def _same_module(validation: bool) -> Columns:
 
 
 def _what_does_it_do(validation: bool) -> Columns:
-    """Sentences that document four functions of one module; the question is the signature of one of them."""
+    """Make contexts of sentences that document four functions of one module, with one's signature as the question."""
     by_module: dict[str, list[python_docs.Function]] = {}
     for function in python_docs.functions():
         is_short = len(function.summary) <= LONGEST_ANSWER
@@ -192,7 +192,7 @@ TASKS = (
 
 @functools.cache
 def columns(task: Task, split: str) -> Columns:
-    """The columns of `Examples` of a whole split; not to be changed by who gets them."""
+    """Return the columns of `Examples` of a whole split; callers must not change them."""
     assert task.of_library, f"{task.name} is made of Python's library"
     made = task.of_library(split != task.train)
     return made if "id" in made else {"idx": list(range(len(made["label"]))), **made}

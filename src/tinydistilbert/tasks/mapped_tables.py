@@ -1,4 +1,4 @@
-"""Tables that are written to a file as they are read, and mapped: their rows are on the disk, and not in memory."""
+"""Tables that are written to a file while they are read, and memory-mapped: their rows are on disk, not in memory."""
 
 import itertools
 import mmap
@@ -14,26 +14,26 @@ from tinydistilbert.storage import disk, scratch
 from tinydistilbert.tasks.columns import VALUES_AT_ONCE
 
 LARGE = 8 * 2**20
-"""Bytes of a file from which on its rows are not kept in memory."""
+"""File size in bytes from which rows are not kept in memory."""
 
 
 def is_large(path: Path) -> bool:
-    """Whether the rows of a file are mapped."""
+    """Whether the rows of a file are memory-mapped."""
     return path.stat().st_size >= LARGE
 
 
 def are_many(table: pa.Table) -> bool:
-    """Whether the rows of a table are kept as Arrow's values: Python's take several times the memory."""
+    """Whether the rows of a table are kept as Arrow values: Python values take several times the memory."""
     return bool(table.nbytes >= LARGE)
 
 
 def collected(schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, on_disk: bool | None) -> pa.Table:
-    """The table of all batches, each of which is written, or kept, before the next one is asked for.
+    """Return the table of all batches; each is written, or kept, before the next one is requested.
 
     Args:
-        schema: of each.
-        batches: its rows.
-        on_disk: whether they are written; None = if together they are `LARGE`.
+        schema: the schema of each batch.
+        batches: the rows of the table.
+        on_disk: whether they are written; None = if together they reach `LARGE`.
 
     Raises:
         DiskError: the disk is full or failing.
@@ -59,11 +59,11 @@ def collected(schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, on_disk: 
 def mapped_objects(
     objects: Iterator[dict[str, Any]], columns_of: Callable[[Sequence[dict[str, Any]], int], pa.Table]
 ) -> pa.Table | None:
-    """The table of objects whose columns are known only at their end; None where a column has values of two kinds.
+    """Return the table of objects whose columns are known only after the last; None if a column mixes types.
 
     Args:
         objects: the rows.
-        columns_of: makes columns of some of them, and is told the number of the first.
+        columns_of: makes the columns of consecutive rows, given the rows and the number of the first.
     """
     parts = _in_parts(objects, columns_of)
     tables: list[pa.Table] = []
@@ -101,7 +101,7 @@ def _in_parts(
 
 
 def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of a table in the types of a schema; those that it does not have are null."""
+    """Return the columns of a table in the types of a schema; missing columns are null."""
     columns = [
         table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
         for field in schema
@@ -110,13 +110,13 @@ def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def mapped(stream: IO[bytes]) -> pa.Table:
-    """The table in an Arrow file; its pages are read when they are looked at, also when the file is closed."""
+    """Return the table in an Arrow file; its pages are read on access, even after the file is closed."""
     content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(content))).read_all()
 
 
 def filtered(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
-    """Some rows of a table, in their order."""
+    """Return some rows of a table, in order."""
 
     def parts() -> Iterator[pa.RecordBatch]:
         begin = 0

@@ -1,7 +1,7 @@
-"""Large splits are read and checked once: their rows are kept in the run folder as an Arrow file, which is mapped.
+"""Large splits are read and checked once: the run folder keeps their rows as a memory-mapped Arrow file.
 
-What is kept is taken for the rows of a file only while the SHA-256 of the file, and everything that says how it is
-read, are the same; what was said when it was read is said again.
+Stored rows are used only while the file's SHA-256 and everything that determines how it is read are the same; the
+notices of reading it are repeated.
 """
 
 import dataclasses
@@ -26,37 +26,37 @@ from tinydistilbert.tasks.words import WORDS
 
 FILE = "rows.arrow"
 FORMAT = 1
-"""Raised where the rows of the same file are other ones than in the version before."""
+"""Format number; raise it when the same file gives other rows than in the version before."""
 MOST = 8
-"""Splits that one process has at hand."""
+"""Maximum number of splits that a process caches."""
 _HOW_READ = (
     "kind", "text", "text_pair", "label", "label_columns", "label_separator", "label_range", "labels",
     "labels_from_data", "scored_share", "quoting", "may_lack_answer", "train", "evaluation",
 )  # fmt: skip
-"""Fields of a task that decide what its rows are."""
+"""Fields of a task that determine its rows."""
 
 Columns = Mapping[str, Sequence[Any]]
 
 
 @dataclasses.dataclass
 class _Split:
-    """A split that was read."""
+    """A split after reading."""
 
     examples: Examples
-    """All of them."""
+    """All examples of the split."""
     notices: tuple[str, ...]
     made_from: str
-    """One hash of the files and of how they are read."""
+    """Hash of the files and of how they are read."""
 
 
 _at_hand: dict[Any, _Split] = {}
-"""Split, by what it was read from."""
+"""The cached splits, by what they were read from."""
 _folders: list[Callable[[str, str], Path]] = []
 
 
 @contextmanager
 def kept_in(folder_of: Callable[[str, str], Path]) -> Iterator[None]:
-    """Inside the `with`, what was kept of a split is looked for in the folder of its task and split."""
+    """In the body, look for stored splits in the folder that `folder_of` returns for task and split."""
     _folders.append(folder_of)
     try:
         yield
@@ -67,17 +67,17 @@ def kept_in(folder_of: Callable[[str, str], Path]) -> Iterator[None]:
 def read_once(
     task: Task, split: str, files: Sequence[Path | None], more: Any, read: Callable[[], Examples]
 ) -> Examples:
-    """All examples of a split: at hand, kept, or read now.
+    """Return all examples of a split: cached, stored in the run folder, or read now.
 
     Args:
-        task: as it is asked for, without classes that come from the data.
-        split: of the task.
-        files: that the split and its classes are read from; None = not on this machine.
-        more: what else decides how they are read, as JSON has it.
+        task: the task without classes that come from the data.
+        split: a split of the task.
+        files: the files from which the split and its classes are read; None = not on this machine.
+        more: anything else that determines how they are read, as JSON data.
         read: reads and checks them.
 
     Raises:
-        UserError: as `read`.
+        UserError: as for `read`.
     """
     paths = [path for path in dict.fromkeys(files) if path is not None]
     if None in files or not any(map(is_large, paths)):
@@ -104,18 +104,18 @@ def read_once(
 
 
 def forget() -> None:
-    """Have nothing at hand any more."""
+    """Empty the cache of this process."""
     _at_hand.clear()
 
 
 def _identity(path: Path) -> tuple[Any, ...]:
-    """What differs when a file was written or replaced: no program can set when its status changed last (ctime)."""
+    """Return values that change when a file is written or replaced: no program can set its ctime."""
     status = path.stat()
     return path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _kept(task: Task, split: str, made_from: str) -> _Split | None:
-    """What is kept of a split, if it was made from this."""
+    """Return the stored split, if it was made from `made_from`."""
     for folder_of in reversed(_folders):
         folder = folder_of(task.name, split)
         if not atomic.is_finished(folder):
@@ -141,12 +141,12 @@ def _columns_of(task: Task, folder: Path) -> Columns:
 
 
 def keep(tasks: Collection[str]) -> None:
-    """Keep the splits of one's own tasks that are at hand in the folder of `kept_in`, those that are not there yet.
+    """Store the cached splits of custom tasks in the folder of `kept_in`, if they are not there yet.
 
-    Without such a folder nothing is kept.
+    Without such a folder nothing is stored.
 
     Args:
-        tasks: names of those that are kept.
+        tasks: names of the tasks whose splits are stored.
 
     Raises:
         DiskError: the disk is full or failing.
@@ -183,11 +183,11 @@ def _batches(columns: Columns, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 
 def as_columns(task: Task, columns: Columns) -> Columns:
-    """The columns of `Examples` of many rows as Arrow's: Python's take several times the memory.
+    """Return the columns of `Examples` of many rows as Arrow columns: Python's take several times the memory.
 
     Args:
-        task: with its classes.
-        columns: of any sequences.
+        task: the task with its classes.
+        columns: columns as any sequences.
     """
     return {name: _as_column(task, name, values) for name, values in columns.items()}
 
@@ -203,7 +203,7 @@ def _as_column(task: Task, name: str, values: Sequence[Any]) -> Column:
 
 
 def _type(task: Task, column: str) -> pa.DataType:
-    """The type of a column of `Examples`."""
+    """Return the Arrow type of a column of `Examples`."""
     if column == "idx":
         return pa.int64()
     if column == WORDS:
@@ -217,7 +217,7 @@ def _type(task: Task, column: str) -> pa.DataType:
 
 
 def _form(task: Task, column: str) -> Callable[[Any], Any] | None:
-    """What a value of a column becomes in `Examples`, where it is not what Arrow gives."""
+    """Return the conversion of a column's values for `Examples`, if they differ from what Arrow returns."""
     if column == WORDS:
         return lambda words: tuple(map(tuple, words))
     return tuple if column == "label" and task.kind in ("multi-label", "token-classification") else None

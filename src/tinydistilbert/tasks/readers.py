@@ -1,7 +1,7 @@
-"""Strict reading of tables of examples: CSV, TSV, JSONL, Parquet and SQuAD's JSON; every problem with its line.
+"""Strict readers for tables of examples: CSV, TSV, JSONL, Parquet and SQuAD's JSON; every error names its line.
 
-The cells of CSV and TSV stay text (`NA` is a word, not a gap), what is left out is counted, and a file that cannot be
-read to its end is not read at all.
+CSV and TSV cells stay text (`NA` is a word, not a missing value), what is left out is counted, and a file that cannot
+be read to its end is refused.
 """
 
 import itertools
@@ -27,29 +27,29 @@ from tinydistilbert.tasks.rows import Rows, refuse_twins, table_rows, with_lines
 from tinydistilbert.tasks.text_lines import read_lines, read_text, sampled_lines, split_lines
 
 RECORDS_AT_ONCE = 10_000
-"""That are Python's lists at a time."""
+"""Maximum number of records held as Python lists at a time."""
 LONGEST_FIELD = 2**31 - 1
-"""Characters of a cell, as many as Python's csv module can be asked for."""
+"""Characters of a cell: the largest limit that Python's csv module accepts."""
 
 
 def read_table(path: Path) -> pa.Table:
-    """All rows of a file as `read_rows` reads it."""
+    """Return all rows of a file as `read_rows` reads it."""
     return read_rows(path).table
 
 
 def read_rows(path: Path, quoting: Quoting = "auto") -> Rows:
-    """All rows of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or of a .json file in the form of SQuAD.
+    """Read all rows of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or of a .json file in SQuAD's format.
 
-    Columns of CSV and TSV are text; those of SQuAD's form are `id`, `title`, `question`, `context`, `answers` and
-    `is_impossible`. Empty lines are left out, and counted. All but .parquet may be compressed: `.csv.gz`, `.csv.zst`.
+    Columns of CSV and TSV are text; those of SQuAD's format are `id`, `title`, `question`, `context`, `answers` and
+    `is_impossible`. Empty lines are left out and counted. All but .parquet may be compressed: `.csv.gz`, `.csv.zst`.
 
     Args:
         path: the file.
-        quoting: how quotes are read in CSV and TSV.
+        quoting: how to read quotes in CSV and TSV.
 
     Raises:
-        UserError: no such file, another kind of file, no row, two columns of one name, or anything that is not as the
-            format has it.
+        UserError: the file does not exist, is of another kind, has no row, has two columns of one name, or violates its
+            format in any way.
     """
     reader = READERS.get(ending(path)) if can_be_read(path) else None
     if reader is None:
@@ -65,7 +65,7 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Rows:
             rows = reader(path, quoting)
         if rows.sampled_from > rows.table.num_rows:
             samples.tell(path, rows.table.num_rows, rows.sampled_from)
-        elif rows.sampled_from:  # it has no more
+        elif rows.sampled_from:  # it has no more rows
             rows = replace(rows, sampled_from=0)
     except OSError as error:
         fix = "check its permissions and the disk"
@@ -77,10 +77,10 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Rows:
 
 
 def read_conll(path: Path) -> Rows:
-    """The sentences of a CoNLL file, a row for each, as `conll.sentences_of` reads them.
+    """Read the sentences of a CoNLL file, one row each, as `conll.sentences_of` does.
 
     Raises:
-        UserError: no such file, no sentence, or a line that is not as the others.
+        UserError: the file does not exist, has no sentence, or has a line unlike the others.
     """
     try:
         found = conll.sentences_of([*split_lines(read_text(path))], str(path))
@@ -93,7 +93,7 @@ def read_conll(path: Path) -> Rows:
 
 
 def is_conll(path: Path, columns: Collection[str]) -> bool:
-    """Whether a file of tagged words is a CoNLL file: by its name, or a .tsv whose first line names no column."""
+    """Whether a file of tagged words is a CoNLL file: by its name, or as a .tsv whose first line names no column."""
     if path.name.lower().endswith(CONLL_ENDINGS):
         return True
     if ending(path) != ".tsv" or not path.is_file():
@@ -104,7 +104,7 @@ def is_conll(path: Path, columns: Collection[str]) -> bool:
 
 
 def can_be_read(path: Path) -> bool:
-    """Whether the name of the file ends as those that `read_rows` reads."""
+    """Whether `read_rows` reads files with this ending."""
     return path.name.lower().endswith(ENDINGS)
 
 
@@ -116,7 +116,7 @@ def _parquet(path: Path) -> Rows:
                 table, numbers = samples.parquet_of(file)
                 return Rows(table, str(path), lambda row: f"{path}, row {numbers[row]}", file.metadata.num_rows)
         table = _mapped_parquet(path) if is_large(path) else pyarrow.parquet.read_table(path)
-        table.validate(full=True)  # that texts are UTF-8, for one
+        table.validate(full=True)  # for example, that texts are UTF-8
     except (pa.ArrowException, OSError) as error:
         found = str(error).partition("\n")[0]
         raise UserError(str(path), expected="a readable parquet file", found=found, fix="replace the file") from None
@@ -143,7 +143,7 @@ def _delimited(path: Path, quoting: Quoting, *, is_tsv: bool) -> Rows:
     is_filled = [False] * width
 
     def parts() -> Iterator[pa.RecordBatch]:
-        while part := list(itertools.islice(found.records, RECORDS_AT_ONCE)):  # as Python's lists it takes 500 bytes
+        while part := list(itertools.islice(found.records, RECORDS_AT_ONCE)):  # 500 bytes per record as lists
             numbers.extend(line for line, _ in part)
             columns = list(zip(*(record for _, record in part), strict=True))
             is_filled[:] = [filled or any(column) for filled, column in zip(is_filled, columns, strict=True)]
@@ -169,7 +169,7 @@ READERS: dict[str, Callable[[Path, Quoting], Rows]] = {
     ".json": lambda path, _: read_squad_json(path),
 }
 ENDINGS = (*READERS, *(suffix + packed for packed in COMPRESSED for suffix in READERS if suffix != ".parquet"))
-"""Of the files that `read_rows` reads."""
+"""Endings of the files that `read_rows` reads."""
 CONLL = (".conll", ".iob", ".iob2", ".bio", ".bilou", ".txt")
 CONLL_ENDINGS = (*CONLL, *(suffix + packed for packed in COMPRESSED for suffix in CONLL))
-"""Of the files that `read_conll` reads."""
+"""Endings of the files that `read_conll` reads."""

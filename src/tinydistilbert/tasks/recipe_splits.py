@@ -1,4 +1,4 @@
-"""The examples that a recipe wants of a task: which split, how many, and what of the train split is held out."""
+"""The examples of a task that a recipe requests: which split, how many, and what is held out of the train split."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from tinydistilbert.tasks.base import Examples, Task
 
 
 def held_out_of_train(finetune: Finetune, task_name: str) -> int | None:
-    """How many train examples are never trained on, because they are scored or choose; 0 = a tenth, None = none."""
+    """Return how many train texts are held out for scoring or choosing; 0 = a tenth, None = none."""
     if finetune.score_on == "train":
         return finetune.settings(task_name).validation_examples
     return 0 if finetune.select == "heldout" else None
 
 
 def length_for(finetune: Finetune, task: Task, given: str | Path) -> int:
-    """Tokens that are read of an input of a task by a task model from elsewhere.
+    """Return the maximum input length for a task model from elsewhere, in tokens.
 
-    They are as many as the recipe states, else as many as the model was trained with, so that its score belongs to what
-    is used; where that is unknown, the task's own length, as far as the model's position embeddings reach.
+    It is the length in the recipe, else the length the model was trained with, so that its score describes how it is
+    used; if that is unknown, the task's length, limited by the model's position embeddings.
     """
     if stated := finetune.stated_max_length(task.name):
         return stated
@@ -30,12 +30,12 @@ def length_for(finetune: Finetune, task: Task, given: str | Path) -> int:
 
 
 def scored_split(finetune: Finetune, task: Task) -> str:
-    """The split of the task that the tables show."""
+    """Return the split of the task that the tables show."""
     return HELD_OUT if finetune.score_on == "train" else task.evaluation[0]
 
 
 def recipe_examples(recipe: Recipe, task: Task, split: str, *, limit: int = 0) -> Examples:
-    """Examples of a split, as `load_examples` gives them with the recipe's data, seed and hold-out.
+    """Return the examples of a split, loaded by `load_examples` with the recipe's data, seed and hold-out.
 
     Raises:
         UserError: the split is missing or wrong.
@@ -47,7 +47,7 @@ def recipe_examples(recipe: Recipe, task: Task, split: str, *, limit: int = 0) -
 
 
 def whole_train_split(recipe: Recipe, task: Task) -> Examples:
-    """All examples of the train split, also those that the recipe holds out or leaves out.
+    """Return all examples of the train split, including those that the recipe holds out or leaves out.
 
     Raises:
         UserError: the split is missing or wrong.

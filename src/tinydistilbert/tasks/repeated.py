@@ -1,4 +1,4 @@
-"""Texts that occur twice: in the train split and among what is scored, or within one split; counted, said, marked."""
+"""Texts that occur twice, in the train split and a scored split or within one split: counted, reported, marked."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,16 +17,16 @@ from tinydistilbert.tasks.same import among
 from tinydistilbert.tasks.splits import file_of
 
 MOST_PUBLISHED = 0.05
-"""Share of the scored texts of a published data set that may be in its train split before the score is marked: of
-CoLA's validation split 1.5 % are, of IMDb's test split 0.5 %, of STS-B's 0.4 %, and scores are compared with those of
+"""Share of the scored texts of a published data set that may be in its train split before the score is marked. It is
+1.5 % for CoLA's validation split, 0.5 % for IMDb's test split, 0.4 % for STS-B's, and scores are compared with those of
 others on the same splits."""
 
 
 def refuse_one_file_for_two(task: Task, data: str | None) -> None:
-    """Refuse a task of one's own whose train file is scored too.
+    """Refuse a custom task whose train file is also scored.
 
     Raises:
-        UserError: it is so.
+        UserError: one file is used for both.
     """
     if not task.files or task.scored_share:
         return
@@ -39,11 +39,11 @@ def refuse_one_file_for_two(task: Task, data: str | None) -> None:
 
 
 def shared_with_train(train: Examples, scored: Examples) -> int:
-    """How many of the scored examples have a text of the train split, in capitals or not; of pairs, both texts."""
+    """Return how many scored examples have a text (of pairs, both) of the train split, ignoring capitals."""
     if scored.task.is_synthetic or scored.split == HELD_OUT:
         return 0
     known, asked = train.folded_hashes, scored.folded_hashes
-    in_train = np.flatnonzero(among(known, asked))  # where hashes agree the texts themselves decide
+    in_train = np.flatnonzero(among(known, asked))  # if hashes agree, the texts decide
     likely = np.flatnonzero(among(asked, known[in_train]))
     texts = {folded(key) for part in _parts(in_train) for key in train.keys_of(part)}
     return sum(folded(key) in texts for part in _parts(likely) for key in scored.keys_of(part))
@@ -54,25 +54,25 @@ def _parts(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 
 def shared_in_words(task: Task, split: str, shared: int, scored: int) -> str:
-    """How many of the scored texts are in the train split; empty where none are."""
+    """Return a sentence on how many scored texts are in the train split; empty if none are."""
     return f"{shared:,} of {scored:,} scored texts of {task.title} ({split}) are in the train split" if shared else ""
 
 
 def is_alarming(task: Task, shared: int, scored: int) -> bool:
-    """Whether a score has to be marked for the texts that its model was trained on."""
+    """Whether a score must be marked because its model was trained on scored texts."""
     return shared > (MOST_PUBLISHED * scored if task.official else 0)
 
 
 def check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) -> None:
-    """Say which texts occur twice, within the splits of a task and in both.
+    """Report which texts occur twice, within a split of a task or in several.
 
     Args:
-        recipe: whose task it is.
-        train: its train split; what the recipe holds out of it is read again.
-        scored: its scored splits.
+        recipe: the recipe of the task.
+        train: the task's train split; what the recipe holds out of it is read again.
+        scored: the task's scored splits.
 
     Raises:
-        UserError: everything that is scored of a task is in its train split.
+        UserError: all scored examples of a task are in its train split.
     """
     if train.task.is_synthetic:
         return
@@ -110,7 +110,7 @@ def _check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples])
 
 
 def _say_what_repeats(examples: Examples) -> None:
-    """One line about rows that repeat a text, contradict another row, or have none."""
+    """Print one notice about rows that repeat a text, contradict another row, or have no text."""
     numbers, counts = examples.text_numbers, list[str]()
     if repeats := len(examples) - int(numbers.max(initial=-1)) - 1:
         counts.append(f"{repeats:,} of {len(examples):,} rows repeat a text")
@@ -131,7 +131,7 @@ def _say_what_repeats(examples: Examples) -> None:
 
 
 def shared_texts(recipe: Recipe, task: Task, splits: Iterable[str]) -> dict[str, int]:
-    """By split, how many of the examples that a recipe scores have a text of the whole train split.
+    """Return by split how many of the examples that a recipe scores have a text of the whole train split.
 
     Raises:
         UserError: a split is missing or wrong.

@@ -1,4 +1,4 @@
-"""Checks of the rows of a split: texts, labels, answers and names; every fault with its file and line."""
+"""Checks of the rows of a split: texts, labels, answers and names; every error names its file and line."""
 
 import difflib
 import math
@@ -18,21 +18,21 @@ from tinydistilbert.tasks.rows import Rows, shortened, shown
 from tinydistilbert.tasks.words import WORDS
 
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
-"""A number in the digits of ASCII."""
+"""A number in ASCII digits."""
 LONGEST_TEXT = 1_000_000
-"""Characters of a text: a whole one is tokenised at once, which takes 150 bytes of memory a character."""
+"""Maximum characters of a text: it is tokenised at once, which takes 150 bytes of memory per character."""
 
 
 def check_columns(rows: Rows, wanted: Sequence[str], fix: str = "") -> None:
-    """Refuse a table without the wanted columns; the error names the nearest of those that it has.
+    """Refuse a table without the required columns; the error names the most similar existing column.
 
     Args:
-        rows: what was read.
-        wanted: names of the columns.
-        fix: another remedy than renaming a column.
+        rows: the rows that were read.
+        wanted: names of the required columns.
+        fix: a fix other than renaming a column.
 
     Raises:
-        UserError: one of them is missing.
+        UserError: a column is missing.
     """
     names = rows.table.column_names
     missing = [name for name in wanted if name not in names]
@@ -47,24 +47,24 @@ def check_columns(rows: Rows, wanted: Sequence[str], fix: str = "") -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `name` was probably meant to be, whatever the case; None where nothing is near."""
+    """Return the name in `known` that `name` probably means, ignoring case; None if none is similar."""
     plain = {other.strip().casefold(): other for other in known}
     near = difflib.get_close_matches(name.strip().casefold(), plain, n=1)
     return plain[near[0]] if near else None
 
 
 def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, Sequence[Any]]:
-    """The columns of `Examples` of all rows.
+    """Check all rows and return them as columns of `Examples`.
 
     Args:
-        task: with its classes; the column of the label holds their numbers.
-        split: which of the task's splits the rows are.
-        rows: has the columns of the task.
+        task: the task with its classes; the label column has their numbers.
+        split: the split of the task that the rows belong to.
+        rows: rows with the columns of the task.
 
     Raises:
-        UserError: a text that is missing, or empty where it is trained on or no published data set is known to have
-            empty ones (published splits are taken as they are); a label that is none or out of range; an answer that is
-            not where it should be; two rows of one name.
+        UserError: a text is missing, or empty although it is trained on or no published data set is known to have empty
+            ones (published splits are taken as they are); a label is invalid or out of range; an answer is not at its
+            position; two rows have the same name.
     """
     is_published = rows.table.num_rows == task.official.get(split)
     may_be_empty = is_published or (split != task.train and bool(task.official))
@@ -85,10 +85,10 @@ def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, Sequence[An
 
 
 def texts_of(rows: Rows, column: str, *, may_be_empty: bool) -> Sequence[str]:
-    """The texts of a column.
+    """Check and return the texts of a column.
 
     Raises:
-        UserError: one is missing, no text, too long, or empty where that may not be.
+        UserError: a value is missing, not text, too long, or empty where that is not allowed.
     """
     values = rows.values(column)
     for row, value in enumerate(values):
@@ -106,7 +106,7 @@ def texts_of(rows: Rows, column: str, *, may_be_empty: bool) -> Sequence[str]:
 
 
 def _all_differ(names: Sequence[Any]) -> bool:
-    """Whether all names are surely there, and different: of many rows too, for eight bytes each."""
+    """Whether all names certainly exist and differ; also for many rows, with eight bytes each."""
     kinds = {type(name) for name in names}
     if not kinds <= {str, int}:
         return False
@@ -115,12 +115,12 @@ def _all_differ(names: Sequence[Any]) -> bool:
 
 
 def _names(rows: Rows, column: str, *, may_lack: bool) -> Sequence[Any]:
-    """The names of the rows, no name twice; their numbers where there is no such column."""
+    """Return the unique names of the rows; their numbers if there is no such column."""
     if column not in rows.table.column_names:
         return list(range(rows.table.num_rows))
     if may_lack and _all_differ(rows.values(column)):
         return ()
-    names = [None if name == "" or name != name else name for name in rows.values(column)]  # "": of CSV; NaN: of pandas
+    names = [None if name == "" or name != name else name for name in rows.values(column)]  # "": from CSV; NaN: pandas
     if not may_lack and all(name is None for name in names):
         notice(
             f"{rows.where}, column {column}", f"it is empty in all rows; they are numbered from 0 to {len(names) - 1:,}"
@@ -142,10 +142,10 @@ def _names(rows: Rows, column: str, *, may_lack: bool) -> Sequence[Any]:
 
 
 def number(value: Any) -> int | float | None:
-    """A score or a class's number, also where it stands as text, as in CSV; whole ones as int; None where it is none.
+    """Return a score or class number, also from text as in CSV; whole numbers as int; None if it is not a number.
 
-    It is for measurements and for the numbers 0, 1, … of published tasks. Names of classes, `classes.class_name`, and
-    of examples never go through it.
+    It is for measurements and for the class numbers 0, 1, … of published tasks. Class names (`classes.class_name`) and
+    names of examples never go through it.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -156,7 +156,7 @@ def number(value: Any) -> int | float | None:
 
 
 def _labels(task: Task, rows: Rows) -> Sequence[Any]:
-    if task.kind in ("multi-label", "token-classification"):  # checked where their names were read
+    if task.kind in ("multi-label", "token-classification"):  # already checked when their names were read
         return [tuple(label) for label in rows.values(task.label)]
     is_class = task.kind == "classification"
     low, high = (0, len(task.labels) - 1) if is_class else task.label_range

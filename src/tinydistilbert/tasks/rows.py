@@ -1,4 +1,4 @@
-"""The rows of a table that was read, each with its location, and how errors show its values."""
+"""The rows of a table, each with its location, and how errors show its values."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.tasks.columns import VALUES_AT_ONCE, Column
 
 LONGEST_SHOWN = 120
-"""Characters of a value from a file that an error shows."""
+"""Maximum characters of a file's value that an error shows."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a file or a hub data set, and the location of each for errors."""
+    """Rows of a file or a hub data set, with the location of each for errors."""
 
     table: pa.Table
     where: str
-    """The file or data set, for errors about the whole of it."""
+    """The file or data set, for errors about all of it."""
     location: Callable[[int], str]
-    """Of a row, counted from 0: `file:line`, or `file, row 7` where there are no lines."""
+    """Location of a row, counted from 0: `file:line`, or `file, row 7` if there are no lines."""
     sampled_from: int = 0
-    """About how many rows there are, where these are a sample; 0 = these are all."""
+    """Estimated number of all rows, if these are a sample; 0 = these are all."""
 
     def values(self, column: str) -> Sequence[Any]:
-        """The values of a column; of many rows, some at a time are made.
+        """Return the values of a column; for many rows, only some are made at a time.
 
         Raises:
-            UserError: a date or a number that Python has no form for.
+            UserError: Python cannot represent a date or a number.
         """
         values = self.table[column]
         if len(values) > VALUES_AT_ONCE and _has_values(values.type):
@@ -44,12 +44,12 @@ class Rows:
             raise UserError(f"{self.where}, column {column}", expected=expected, found=found, fix=fix) from None
 
     def at(self, row: int, column: str) -> str:
-        """The location of a value, for errors."""
+        """Return the location of a value, for errors."""
         return f"{self.location(row)}, column {column}"
 
 
 def _has_values(kind: pa.DataType) -> bool:
-    """Whether Python has a form for every value of a type."""
+    """Whether Python can represent every value of a type."""
     if inner := [kind.field(number).type for number in range(kind.num_fields)]:
         return all(map(_has_values, inner))
     types = pa.types
@@ -65,21 +65,21 @@ def _has_values(kind: pa.DataType) -> bool:
 
 
 def table_rows(table: pa.Table, where: str) -> Rows:
-    """`Rows` of a table without lines."""
+    """Return the `Rows` of a table without line numbers."""
     return Rows(table, where, lambda row: f"{where}, row {row}")
 
 
 def with_lines(table: pa.Table, path: Path, lines: Sequence[int]) -> Rows:
-    """`Rows` of a table whose rows begin in these lines of a file."""
-    at = np.asarray(lines, dtype=np.int64)  # of an `array` the same memory
+    """Return the `Rows` of a table whose rows begin in these lines of a file."""
+    at = np.asarray(lines, dtype=np.int64)  # shares the memory of an `array`
     return Rows(table, str(path), lambda row: f"{path}:{at[row]}")
 
 
 def refuse_twins(names: list[str], where: str) -> None:
-    """Check that no two columns have one name.
+    """Check that no two columns have the same name.
 
     Raises:
-        UserError: two have.
+        UserError: two columns have the same name.
     """
     twins = [name for number, name in enumerate(names) if name in names[:number]]
     if twins:
@@ -88,10 +88,10 @@ def refuse_twins(names: list[str], where: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value from a file as errors show it."""
+    """Return a value from a file as errors show it."""
     return "nothing" if value is None else shortened(repr(value))
 
 
 def shortened(text: str) -> str:
-    """The beginning of a text from a file, as much as errors show."""
+    """Return the beginning of a text from a file, as long as errors show it."""
     return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN].rstrip() + " …"

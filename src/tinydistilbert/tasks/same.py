@@ -1,4 +1,4 @@
-"""Which of many values are the same: by hashes of four bytes, and where two hashes agree by the values themselves."""
+"""Which of many values are equal: by hashes of four bytes, and if two hashes agree, by the values themselves."""
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 ValuesOf = Callable[[NDArray[np.int64]], Sequence[Hashable]]
-"""The values of some rows."""
+"""Returns the values of some rows."""
 ROWS_AT_ONCE = 10_000
-"""That are looked at together where hashes agree."""
+"""Rows with equal hashes that are compared together."""
 HASHES_AT_ONCE = 2**20
-"""That are looked for together."""
+"""Hashes that are looked up together."""
 
 
 def hashes_of(values: Iterable[Hashable], count: int) -> NDArray[np.uint32]:
-    """(count,) the lower half of the hash of each value, in this process: of 10 million values some 20,000 agree."""
+    """Return (count,) the lower half of each value's hash, valid in this process: among 10 million, 20,000 collide."""
     hashes, each = np.empty(count, dtype=np.uint32), iter(values)
     for begin in range(0, count, HASHES_AT_ONCE):
         part = hashes[begin : begin + HASHES_AT_ONCE]
@@ -25,7 +25,7 @@ def hashes_of(values: Iterable[Hashable], count: int) -> NDArray[np.uint32]:
 
 
 def among(hashes: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """(n,) whether each hash is one of the others, which are sorted for it: the fewer ones, where that is open."""
+    """Return (n,) whether each hash is in `others`, which is sorted: if possible, pass the smaller set as `others`."""
     others, found = np.unique(others), np.zeros(len(hashes), dtype=bool)
     for begin in range(0, len(hashes) if len(others) else 0, HASHES_AT_ONCE):
         part = slice(begin, begin + HASHES_AT_ONCE)
@@ -35,11 +35,11 @@ def among(hashes: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[np.
 
 
 def numbered(hashes: NDArray[np.uint32], values_of: ValuesOf) -> NDArray[np.integer[Any]]:
-    """(n,) a number for each different value, in the order in which they first occur.
+    """Return (n,) a number for each distinct value, in order of first occurrence.
 
     Args:
-        hashes: of all values.
-        values_of: asked for those whose hash another one has too.
+        hashes: the hashes of all values.
+        values_of: called for the values whose hash is not unique.
     """
     kind: type[np.integer[Any]] = np.int32 if len(hashes) < 2**31 else np.int64
     first: NDArray[np.integer[Any]] = np.arange(len(hashes)).astype(kind)
@@ -49,7 +49,7 @@ def numbered(hashes: NDArray[np.uint32], values_of: ValuesOf) -> NDArray[np.inte
     order = rows[np.argsort(hashes[rows], kind="stable")]
     in_order = hashes[order]
     begins = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]]))
-    first[order] = np.repeat(order[begins], np.diff(begins, append=len(order)))  # of each the first row with its hash
+    first[order] = np.repeat(order[begins], np.diff(begins, append=len(order)))  # for each, the first row with its hash
     del order, in_order, begins
     repeats = rows[first[rows] != rows]
     others: dict[Hashable, int] = {}
@@ -66,6 +66,6 @@ def numbered(hashes: NDArray[np.uint32], values_of: ValuesOf) -> NDArray[np.inte
 
 
 def _with_a_double(hashes: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """The rows whose hash another row has too."""
+    """Return the rows whose hash another row has too."""
     in_order = np.sort(hashes)
     return np.flatnonzero(among(hashes, in_order[1:][in_order[1:] == in_order[:-1]]))

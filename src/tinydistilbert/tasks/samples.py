@@ -1,4 +1,4 @@
-"""A sample of a large file, evenly over it: what a dry run looks at in the place of all rows."""
+"""An evenly spread sample of a large file, which a dry run reads instead of all rows."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ from tinydistilbert.data.compressed import is_compressed, open_bytes
 from tinydistilbert.notices import notice
 
 SAMPLED = 32 * 2**20
-"""Bytes of a file from which on a sample is enough for a dry run."""
+"""File size in bytes from which a dry run reads a sample."""
 PLACES = 64
-"""From which rows are taken."""
+"""Places in the file from which rows are taken."""
 ROWS = 4096
-"""That are taken in all."""
+"""Total rows of a sample."""
 BYTES_AT_ONCE = 2**16
 
 _wanted: list["Sampling"] = []
@@ -26,15 +26,15 @@ _wanted: list["Sampling"] = []
 
 @dataclass
 class Sampling:
-    """What was looked at inside of `sampling`."""
+    """What was read in the body of `sampling`."""
 
     is_used: bool = False
-    """Whether a sample of some file was."""
+    """Whether a sample of any file was read."""
 
 
 @contextmanager
 def sampling() -> Iterator[Sampling]:
-    """Inside the `with`, of large files a sample is read."""
+    """In the body, read samples of large files."""
     _wanted.append(Sampling())
     try:
         yield _wanted[-1]
@@ -43,12 +43,12 @@ def sampling() -> Iterator[Sampling]:
 
 
 def is_sampled(path: Path) -> bool:
-    """Whether a sample of a file is read now, and not the whole of it."""
+    """Whether only a sample of a file is read now."""
     return bool(_wanted) and path.stat().st_size >= SAMPLED
 
 
 def tell(path: Path, rows: int, total: int) -> None:
-    """Say that a sample was read."""
+    """Report that a sample was read."""
     _wanted[-1].is_used = True
     notice(
         str(path),
@@ -58,25 +58,25 @@ def tell(path: Path, rows: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Lines:
-    """Some lines of a file, with their ends, the first of the file among them."""
+    """Some lines of a file, with their line ends, including the first line."""
 
     lines: list[bytes]
     numbers: Sequence[int]
-    """Of the lines, in the file."""
+    """Numbers of the lines in the file."""
     total: int
-    """Lines of the file."""
+    """Number of lines in the file."""
 
     def rows(self, sampled: int) -> int:
-        """About how many rows the file has, of which there are so many in these lines."""
+        """Return the estimated number of rows in the file, given the number in these lines."""
         return round(sampled * self.total / max(len(self.lines), 1))
 
 
 def lines_of(path: Path, *, are_quoted: bool) -> Lines:
-    """Lines of a file that begin where a record does.
+    """Return a sample of lines of a file, beginning at record boundaries.
 
     Args:
         path: the file.
-        are_quoted: whether line ends between two quotes are part of a record.
+        are_quoted: whether line ends inside quotes are part of a record.
     """
     with open_bytes(path) as stream:
         size = sum(map(len, _parts(stream))) if is_compressed(path) else path.stat().st_size
@@ -102,21 +102,21 @@ def _parts(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 class _Place:
-    """How far a file was read.
+    """The reading position in a file.
 
     Args:
-        stream: at its beginning.
-        are_quoted: as of `lines_of`.
+        stream: the file's stream, at its start.
+        are_quoted: as for `lines_of`.
     """
 
     def __init__(self, stream: IO[bytes], are_quoted: bool) -> None:
         self.line = 0
-        """Lines that were read."""
+        """Number of lines read."""
         self._stream, self._are_quoted, self._offset, self._quotes = stream, are_quoted, 0, 0
 
     @property
     def is_inside(self) -> bool:
-        """Whether a record goes on in the next line."""
+        """Whether a record continues on the next line."""
         return self._are_quoted and self._quotes % 2 == 1
 
     def _read(self, part: bytes) -> bytes:
@@ -126,13 +126,13 @@ class _Place:
         return part
 
     def next_line(self) -> bytes:
-        """The next line; nothing at the end."""
+        """Return the next line; empty at the end."""
         line = self._read(self._stream.readline())
         self.line += bool(line) and not line.endswith(b"\n")
         return line
 
     def go_to(self, offset: int) -> None:
-        """Go on to the first record that begins there or later."""
+        """Skip to the first record that begins at `offset` or later."""
         if offset <= self._offset:
             return
         while self._offset < offset and self._read(self._stream.read(min(BYTES_AT_ONCE, offset - self._offset))):
@@ -143,7 +143,7 @@ class _Place:
 
 
 def parquet_of(file: "pyarrow.parquet.ParquetFile") -> tuple[pa.Table, list[int]]:
-    """Rows of a Parquet file, and their numbers: the first ones of row groups, or of parts of a single one."""
+    """Return rows of a Parquet file with their numbers: the first of each row group, or of parts of a single group."""
     groups, first = [], 0
     for number in range(file.num_row_groups):
         groups.append((number, first, file.metadata.row_group(number).num_rows))

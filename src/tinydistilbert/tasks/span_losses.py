@@ -1,4 +1,4 @@
-"""What of the answers of a span task a model cannot learn or give: counted, a sentence each."""
+"""Answers of a span task that a model cannot learn or give: counted, one sentence each."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,12 @@ from tinydistilbert.tasks.squad import MAX_ANSWER_TOKENS
 
 
 def span_losses(examples: Examples, features: Features, *, total: int = 0) -> list[str]:
-    """What is not learned of train answers, or cannot be given of scored ones.
+    """Return what of train answers is not learned, or of scored answers cannot be predicted.
 
     Args:
-        examples: of a span task; of others there is nothing to tell.
-        features: their windows.
-        total: of how many examples these are a sample, if they are one; the counts are then estimates for all.
+        examples: examples of a span task; other tasks have no such losses.
+        features: the windows of the examples.
+        total: if these are a sample, the number of all examples; the counts are then estimates for all.
     """
     if examples.task.kind != "span" or not len(examples):
         return []
@@ -53,7 +53,7 @@ def _scoring_losses(examples: Examples, features: Features) -> Iterator[tuple[in
 
 
 def _whole(examples: Examples, features: Features) -> tuple[int, int]:
-    """How many first answers no window holds wholly, and how many that one holds are too long to be given."""
+    """Return how many first answers fit into no window, and how many that fit are too long to be predicted."""
     lengths = np.where(features.labels[:, 0] > 0, features.labels[:, 1] - features.labels[:, 0] + 1, 0)
     longest = np.zeros(len(examples), dtype=np.int64)
     np.maximum.at(longest, features.example, lengths)

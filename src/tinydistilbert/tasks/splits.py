@@ -1,4 +1,4 @@
-"""The rows of a split: from the data folder, from a file of your own, or from the hub."""
+"""The rows of a split: from the data folder, from the user's file, or from the hub."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Sources:
-    """Where a split is looked for: the first of the files that is there, a folder of `save_to_disk`, else the hub."""
+    """Where to look for a split: the first existing file, a folder written by `save_to_disk`, or else the hub."""
 
     files: tuple[Path, ...]
     hub: HubName | None = None
     saved: tuple[Path, str | None] | None = None
-    """The folder, and a split of it where one is named."""
+    """The folder, and its split if one is named."""
 
     @property
     def file(self) -> Path | None:
@@ -37,9 +37,9 @@ class _Sources:
 
 
 def _sources(task: Task, split: str, data: str | None) -> _Sources:
-    """Of a task that names its files, a path from the working or the data folder, else a name on the hub.
+    """Return the sources of a split. A task that names files has paths in the working or data folder, or hub names.
 
-    Of others, `{data}/{task.folder}/{split}` with one of the endings that can be read; without a data folder, the hub.
+    Other tasks have `{data}/{task.folder}/{split}` with a readable ending, or without a data folder, the hub.
     """
     if not task.files:
         if data is None:
@@ -53,7 +53,7 @@ def _sources(task: Task, split: str, data: str | None) -> _Sources:
 
 
 def has_split(task: Task, split: str, data: str | None) -> bool:
-    """Whether the split can be had: its file is named or in the data folder, or it is on the hub, or made from text."""
+    """Whether the split is available: its file is named or in the data folder, it is on the hub, or made from text."""
     if task.is_made or task.files.get(split):
         return True
     sources = _sources(task, split, data)
@@ -61,7 +61,7 @@ def has_split(task: Task, split: str, data: str | None) -> bool:
 
 
 def is_fetched(task: Task, split: str, data: str | None) -> bool:
-    """Whether `read_split` would ask the hub for the split."""
+    """Whether `read_split` would fetch the split from the hub."""
     if task.is_made:
         return False
     sources = _sources(task, split, data)
@@ -69,15 +69,16 @@ def is_fetched(task: Task, split: str, data: str | None) -> bool:
 
 
 def file_of(task: Task, split: str, data: str | None) -> Path | None:
-    """The file that `read_split` would read; None where it is not on this machine."""
+    """Return the file that `read_split` would read; None if it is not on this machine."""
     return _sources(task, split, data).file
 
 
 def read_split(task: Task, split: str, data: str | None) -> Rows:
-    """All rows of a split, with the columns of the task among others.
+    """Read all rows of a split, including the columns of the task.
 
     Raises:
-        UserError: no such file, a file that cannot be read, no network, a missing column or no row.
+        UserError: the file does not exist or cannot be read, there is no network, a column is missing, or there is no
+            row.
     """
     sources = _sources(task, split, data)
     if sources.file:
@@ -124,12 +125,12 @@ def _nothing_there(task: Task, split: str, data: str | None, sources: _Sources) 
 
 
 def _is_conll(task: Task, path: Path) -> bool:
-    """Whether a file of a task is read as a CoNLL file: of tagged words, where it is not a table."""
+    """Whether to read a file as CoNLL: the task tags words, and the file is not a table."""
     return task.kind == "token-classification" and is_conll(path, (task.text, *TEXT_COLUMNS))
 
 
 def _is(path: Path, of_kind: Callable[[Path], bool]) -> bool:
-    """As `Path.is_file` and `Path.is_dir`, also of a name that is too long for the file system."""
+    """Call `Path.is_file` or `Path.is_dir`; False for a name that is too long for the file system."""
     try:
         return of_kind(path)
     except OSError:
@@ -137,7 +138,7 @@ def _is(path: Path, of_kind: Callable[[Path], bool]) -> bool:
 
 
 def _hub_rows(task: Task, split: str, hub: HubName) -> Rows:
-    import datasets  # slow to import, and not needed where files are given
+    import datasets  # slow to import, and not needed for files
 
     name, wanted = hub.name, hub.split or split
     if task.files:
@@ -161,7 +162,7 @@ def _rows_of(task: Task, rows: "Dataset", where: str) -> Rows:
 
 
 def with_class_names(rows: "Dataset", label: str) -> pa.Table:
-    """The rows with words where the data set has numbers and a name for each; none for -1, which marks no label."""
+    """Return the rows with class names if the data set has numbers with names; null for -1, which marks no label."""
     table = rows.with_format("arrow")[:]
     feature = rows.features.get(label)
     of_list = getattr(getattr(feature, "feature", None), "names", None)  # a list of classes

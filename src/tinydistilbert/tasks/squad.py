@@ -1,4 +1,4 @@
-"""Question answering on SQuAD (Rajpurkar et al. 2016, 2018), and how an answer is read from start and end logits."""
+"""Question answering on SQuAD (Rajpurkar et al. 2016, 2018), and how start and end logits become an answer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -57,37 +57,37 @@ SQUAD_V2 = replace(
 TASKS = (SQUAD, SQUAD_V2)
 
 MAX_ANSWER_TOKENS = 30
-"""Longest answer in tokens, as in BERT's run_squad.py."""
+"""Maximum answer length in tokens, as in BERT's run_squad.py."""
 NULL_THRESHOLD = "null_threshold"
-"""Key in the `config.json` of a model that may say that there is no answer."""
+"""Key in the `config.json` of a model that may give no answer."""
 
 
 @dataclass(frozen=True)
 class SpanAnswer:
-    """A piece of a context as an answer, and the sum of its start and end logit."""
+    """A span of a context as an answer, with the sum of its start and end logits."""
 
     text: str
     score: float
     start: int = 0
-    """Its first character in the context."""
+    """First character of the answer in the context."""
 
 
 def best_answers(
     logits: Sequence[NDArray[np.float32]], offsets: Sequence[NDArray[np.int32]], context: str, *, n_best: int = 3
 ) -> list[SpanAnswer]:
-    """The `n_best` answers with different texts over all windows of one example, best first.
+    """Return the `n_best` answers with different texts over all windows of one example, best first.
 
     The search is exact: every pair of tokens inside the context with start <= end and at most 30 tokens is tried.
-    An answer has no white space at its ends, and the highest score of its occurrences.
+    Answers have no white space at their ends, and the highest score of their occurrences.
 
     Args:
         logits: for each window, (length, 2) start and end logits.
         offsets: for each window, (length, 2) first character and end of each token, (-1, -1) outside the context.
-        context: the text that answers are cut from.
-        n_best: how many answers to return at most.
+        context: the text that contains the answers.
+        n_best: maximum number of answers.
 
     Returns:
-        At least one answer: the empty one with score -inf where no window has a finite logit inside the context.
+        At least one answer: an empty one with score -inf if no window has a finite logit inside the context.
     """
     candidates: list[SpanAnswer] = []
     for window, window_offsets in zip(logits, offsets, strict=True):
@@ -99,29 +99,29 @@ def best_answers(
 
 
 def null_window(logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Of all windows of one example, each (length, 2), the one whose [CLS] has the least start and end logit together.
+    """Return the window of one example, each (length, 2), whose [CLS] has the lowest sum of start and end logit.
 
-    Its [CLS] is the score of "no answer", as in BERT's run_squad.py. The first token is [CLS] in every family.
+    Its [CLS] gives the score of "no answer", as in BERT's run_squad.py. The first token is [CLS] in every model family.
     """
     return min(logits, key=lambda window: float(window[0].sum()))
 
 
 def null_score(logits: Sequence[NDArray[np.float32]]) -> float:
-    """The score of "no answer" over all windows of one example, each (length, 2)."""
+    """Return the score of "no answer" over all windows of one example, each (length, 2)."""
     return float(null_window(logits)[0].astype(np.float64).sum())
 
 
 def stored_null_threshold(config: Any, where: str) -> float | None:
-    """The null threshold in a model's config: by how much "no answer" must score more than the best answer to be given.
+    """Return the null threshold in a model's config: how much higher "no answer" must score than the best answer.
 
-    None of a model that always gives an answer.
+    None for a model that always gives an answer.
 
     Args:
-        config: the model's, as transformers has it or as the content of its file.
+        config: the model's config, as a transformers object or as the content of its file.
         where: the model, for errors.
 
     Raises:
-        UserError: it is no finite number.
+        UserError: it is not a finite number.
     """
     threshold = config.get(NULL_THRESHOLD) if isinstance(config, dict) else getattr(config, NULL_THRESHOLD, None)
     if threshold is None:
@@ -142,7 +142,7 @@ def _window_answers(
     end = np.concatenate([end, np.full(MAX_ANSWER_TOKENS - 1, -np.inf)])
     scores = (start[:, None] + sliding_window_view(end, MAX_ANSWER_TOKENS)).ravel()  # [s, l]: from token s to s + l
     by_text: dict[str, SpanAnswer] = {}
-    # Many spans may be one text: words come again, and a byte-level token is a part of a character.
+    # Many spans may have the same text: words repeat, and a byte-level token can be a part of a character.
     for span in _best_first(scores, 8 * n_best):
         first, length = divmod(span, MAX_ANSWER_TOKENS)
         begin = int(offsets[inside[first], 0])
@@ -155,9 +155,9 @@ def _window_answers(
 
 
 def _best_first(scores: NDArray[np.float64], count: int) -> Iterator[int]:
-    """Indices of the finite scores, highest score first, of equal ones the first first.
+    """Yield indices of the finite scores, highest first, equal ones in order.
 
-    The caller seldom takes more than about `count`, so the rest is sorted only when it is reached.
+    The caller seldom needs more than about `count`, so the rest is sorted only when reached.
     """
     count = min(scores.size, count)
     least = np.partition(scores, -count)[-count]

@@ -1,10 +1,10 @@
 """Synthetic tasks, made from any text without labels: a sentence task, a pair task and a span task.
 
 `acceptability` (like CoLA): is this a sentence, or have words of it been moved? `adjacency` (a pair task like QNLI):
-does the second sentence follow the first, or is it from the document before? `cloze-qa` (like SQuAD; after Lewis et al.
-2019, arXiv 1906.04980): a sentence in which a phrase is replaced by a question word, to be answered from the passage
-around it. What is made depends on the documents and the seed only. Scores compare models with each other; they say
-nothing about the data sets named here.
+does the second sentence follow the first, or is it from the previous document? `cloze-qa` (like SQuAD; after Lewis et
+al. 2019, arXiv 1906.04980): a sentence in which a question word replaces a phrase, to be answered from the surrounding
+passage. The examples depend only on the documents and the seed. Scores compare models with each other; they say nothing
+about the data sets named here.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ TABLE = ScoreTable(
 )  # fmt: skip
 
 TRAIN_CAP, EVALUATION_CAP = 20_000, 2_000
-"""Most examples that a split is made of, however long the text is."""
+"""Maximum number of examples in a split, however long the text is."""
 PER_DOCUMENT = 40
-"""Most examples from one document, so that no long one rules."""
+"""Maximum number of examples from one document, so that no long document dominates."""
 CONTEXT_CHARACTERS = 500
-"""Neighbours are added to the paragraph of a cloze question while the passage stays below this: short is fast."""
+"""Maximum characters of a cloze question's passage when neighbouring paragraphs are added: short is fast."""
 MIN_QUESTION_WORDS, QUESTION_WORDS = 5, 10
-"""Fewest words that a question needs beside the question word, and most that are kept on each side of it."""
+"""Minimum number of words in a question besides the question word, and maximum kept on each side of it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Sentence:
     text: str
     paragraph: int
     start: int
-    """First character in the paragraph."""
+    """Position of its first character in the paragraph."""
     first: bool
     """Whether it begins the paragraph."""
 
@@ -66,7 +66,7 @@ MIN_PLAIN_WORDS = 0.7
 
 
 def split_sentences(paragraph: str) -> list[tuple[int, str]]:
-    """First character and text of each sentence: cut after . ! ? before a capital or digit, but not in "Dr. Who"."""
+    """Return start and text of each sentence, cut after . ! ? before a capital or digit, but not in "Dr. Who"."""
     begin, sentences = 0, []
     for match in BOUNDARY.finditer(paragraph):
         if not ABBREVIATION.search(paragraph[begin : match.start() + 1]):
@@ -84,7 +84,7 @@ def is_usable(sentence: str) -> bool:
 
 
 def sentences_of(document: str) -> list[str]:
-    """The usable sentences of a document."""
+    """Return the usable sentences of a document."""
     return [sentence.text for sentence in _sentences(_paragraphs(document))]
 
 
@@ -113,9 +113,9 @@ def _acceptability(paragraphs: list[str], _previous: list[str], random: Random) 
 
 
 def move_words(sentence: str, random: Random) -> str | None:
-    """The sentence with one or two words moved by at least two places; None where too few words can be.
+    """Return the sentence with one or two words moved by at least two places; None if too few words can be moved.
 
-    First and last word and words with punctuation stay, so that neither capitals nor commas reveal the change.
+    The first and last word and words with punctuation stay, so that neither capitals nor commas reveal the change.
     """
     words = sentence.split()
     movable = [i for i in range(1, len(words) - 1) if WORD.fullmatch(words[i]) and words[i].islower()]
@@ -129,7 +129,7 @@ def move_words(sentence: str, random: Random) -> str | None:
 
 
 def _adjacency(paragraphs: list[str], previous: list[str], random: Random) -> Iterator[Candidate]:
-    # A sentence that begins a paragraph never follows another, so it is not offered as the wrong second one either.
+    # A sentence that begins a paragraph never follows another, so it is not used as a wrong second sentence either.
     others = [sentence.text for sentence in _sentences(previous) if not sentence.first]
     if not others:
         return
@@ -152,7 +152,7 @@ PHRASES = {
     "which name": re.compile(r"(?<=[a-z,] )[A-Z][\w’'-]*[a-z](?: (?:(?:of|de|von|van) )?[A-Z][\w’'-]*[a-z]){0,3}\b"),
     "what": re.compile(rf"\b(?:the|an?) {CONTENT_WORD}(?: {CONTENT_WORD}){{0,2}}(?=[,.;:?!)]| {FUNCTION_WORD}\b)"),
 }
-"""Question word and the phrases that it stands for: numbers, names, and an article with one to three words."""
+"""Question words and the phrases they replace: numbers, names, and an article with one to three words."""
 
 
 def _cloze_qa(paragraphs: list[str], _previous: list[str], random: Random) -> Iterator[Candidate]:
@@ -172,7 +172,7 @@ def _cloze_qa(paragraphs: list[str], _previous: list[str], random: Random) -> It
 
 
 def make_question(sentence: str, start: int, end: int, question_word: str, random: Random) -> str | None:
-    """The sentence with `sentence[start:end]` replaced by the question word, cut by chance; None if little is left."""
+    """Replace `sentence[start:end]` by the question word and cut randomly; None if too few words are left."""
     before, after = sentence[:start].split(), sentence[end:].rstrip(" .!?\"'”’)").split()
     before = before[-random.randint(MIN_QUESTION_WORDS, QUESTION_WORDS) :]
     after = after[: random.randint(MIN_QUESTION_WORDS, QUESTION_WORDS)]
@@ -183,7 +183,7 @@ def make_question(sentence: str, start: int, end: int, question_word: str, rando
 
 
 def _context(paragraphs: list[str], number: int, random: Random) -> tuple[str, int]:
-    """The paragraph with up to one neighbour on each side, and the first character of the paragraph in it."""
+    """Return the paragraph with up to one neighbour on each side, and the paragraph's first character in it."""
     context, start = paragraphs[number], 0
     for neighbour in random.sample((number - 1, number + 1), 2):
         inside = 0 <= neighbour < len(paragraphs)
@@ -197,20 +197,20 @@ def _context(paragraphs: list[str], number: int, random: Random) -> tuple[str, i
 
 @dataclass(frozen=True)
 class _Kept:
-    """Examples that were made, and from what."""
+    """Cached examples, and what they were made from."""
 
     rows: list[SyntheticExample]
     digests: list[str]
-    """Of the documents, as far as they were read."""
+    """Hashes of the documents read."""
     is_full: bool
-    """Whether there were as many examples as were asked for, so that no further document was read."""
+    """Whether the requested number of examples was reached, so that no further document was read."""
 
 
 _KEPT: dict[Hashable, _Kept] = {}
 MOST_KEPT = 16
-"""Sets of examples that a process keeps: three tasks, train and validation, and some seeds; about 10 MB each."""
+"""Sets of examples that a process caches: three tasks, train and validation, and some seeds; about 10 MB each."""
 
-# Makers yield candidates in random order and one by one, so that no more are made than are taken.
+# Makers yield candidates in random order, one by one, so that no more are made than are used.
 TASKS = (
     Task(
         "acceptability", "Acceptability", TABLE, "classification", "text", None, ("unacceptable", "acceptable"),
@@ -230,10 +230,10 @@ TASKS = (
 def make(
     task: Task, documents: Iterable[str], *, seed: int, cap: int, exclude: Collection[str] = frozenset()
 ) -> list[SyntheticExample]:
-    """At most `cap` examples, with labels in turn; sentences in `exclude` and those that come twice are left out.
+    """Make at most `cap` examples, with alternating labels; sentences in `exclude` and repeated ones are left out.
 
-    A run asks for the same examples dozens of times, and to make them takes seconds: the last ones are kept, and given
-    again where every document that they were made from comes again.
+    A run requests the same examples dozens of times, and making them takes seconds: the latest sets are cached, and
+    returned if the documents are the same.
     """
     assert task.make, f"{task.name} is made from documents"
     asked = (task.name, task.make, seed, cap, frozenset(exclude))
@@ -246,9 +246,9 @@ def make(
     rows: list[SyntheticExample] = []
     digests: list[str] = []
     used = set(exclude)
-    previous: list[str] = []  # the paragraphs of the document before
+    previous: list[str] = []  # the paragraphs of the previous document
     for document in documents:
-        # Seeded by the document, so that its draws do not depend on how many came before it.
+        # Seeded by the document, so that its draws do not depend on how many documents came before it.
         digests.append(_digest(document))
         random = Random(f"{seed} {task.name} {digests[-1]}")
         room = min(PER_DOCUMENT, cap - len(rows))
@@ -275,7 +275,7 @@ def _digest(document: str) -> str:
 
 
 def _is_made_from(kept: _Kept, documents: Iterator[str]) -> tuple[bool, Iterator[str]]:
-    """Whether these are the documents that examples were made from; and all documents again."""
+    """Return whether the cached examples were made from these documents, and an iterator over all of them."""
     seen: list[str] = []
     for digest in kept.digests:
         document = next(documents, None)
@@ -284,14 +284,14 @@ def _is_made_from(kept: _Kept, documents: Iterator[str]) -> tuple[bool, Iterator
         seen.append(document)
         if _digest(document) != digest:
             return False, chain(seen, documents)
-    if kept.is_full:  # whatever comes behind
+    if kept.is_full:  # whatever follows
         return True, documents
     further = next(documents, None)
     return further is None, chain(seen, [] if further is None else [further], documents)
 
 
 def columns(made: list[SyntheticExample], rows: list[int]) -> dict[str, list[Any]]:
-    """The columns of `Examples` for the chosen rows; `idx` or `id` is the number among all that were made."""
+    """Return the columns of `Examples` for the chosen rows; `idx` or `id` is the number among all examples made."""
     chosen = [made[row].values for row in rows]
     if "question" in chosen[0]:
         content = {name: [values[name] for values in chosen] for name in ("question", "context", "answers")}

@@ -1,4 +1,4 @@
-"""The cheap model that a tagger has to beat: for each word the tag that it had most often in the train texts."""
+"""The baseline that a tagger has to beat: for each word, its most frequent tag in the train texts."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ class MostFrequentTag:
     """A fitted baseline."""
 
     tag_of: dict[str, str]
-    """By word, as it is written; words that are not there are outside of all entities."""
+    """The tag by word, as written; unknown words are outside all entities."""
 
     @classmethod
     def fit(cls, train: Examples) -> "MostFrequentTag":
-        """Count the tags of the words of labelled examples; of equally frequent ones the first in the task's order."""
+        """Fit to the words of labelled examples; among equally frequent tags, take the first in the task's order."""
         counts: dict[str, Counter[int]] = defaultdict(Counter)
         for text, words, tags in _rows(train):
             for (begin, end), tag in zip(words, tags, strict=True):
@@ -26,7 +26,7 @@ class MostFrequentTag:
         return cls({word: labels[min(of, key=lambda tag: (-of[tag], tag))] for word, of in counts.items()})
 
     def tags(self, examples: Examples) -> list[list[str]]:
-        """A tag for each word of each text."""
+        """Return a tag for each word of each text."""
         return [
             [self.tag_of.get(text[begin:end], OUTSIDE) for begin, end in words] for text, words, _ in _rows(examples)
         ]

@@ -1,4 +1,4 @@
-"""The text of UTF-8 files, packed ones too, as a whole or line by line; what is no text is refused with its line."""
+"""The text of UTF-8 files, compressed or not, as a whole or by line; errors name the line that is not text."""
 
 import io
 from collections.abc import Iterator
@@ -9,21 +9,21 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.tasks import samples
 
 BYTES_AT_ONCE = 2**22
-"""Of a file of lines."""
+"""Bytes of a file read at a time."""
 
 
 def read_text(path: Path) -> str:
-    """The content of a UTF-8 file, without a byte-order mark."""
+    """Return the content of a UTF-8 file, without a byte-order mark."""
     with open_bytes(path) as stream:
         return _decoded(stream.read(), path, 0)
 
 
 def _decoded(content: bytes, path: Path, lines: int) -> str:
-    """The text of a part of a file, behind so many lines."""
+    """Decode a part of a file that follows `lines` lines."""
     try:
         text = content.decode("utf-8" if lines else "utf-8-sig")
     except UnicodeDecodeError as error:
-        # With a mark, positions are counted behind it.
+        # Positions are counted from after a byte-order mark.
         before = error.object[: error.start]
         line, column = lines + before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         for first, (packed_by, suffix) in BEGINNINGS.items():
@@ -39,10 +39,10 @@ def _decoded(content: bytes, path: Path, lines: int) -> str:
 
 
 def read_lines(path: Path, *, old_ends: bool = False) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends, without a byte-order mark; some of the file is in memory at a time.
+    """Yield the lines of a UTF-8 file with their ends, without a byte-order mark, a part of the file at a time.
 
-    Only a line feed ends a line, with or without a carriage return; with `old_ends` a carriage return does in a file
-    that has no line feed.
+    Only a line feed ends a line, with or without a carriage return; with `old_ends`, a carriage return also does in a
+    file without line feeds.
     """
     count, waiting = 0, list[bytes]()
     with open_bytes(path) as stream:
@@ -60,7 +60,7 @@ def read_lines(path: Path, *, old_ends: bool = False) -> Iterator[str]:
 
 
 def split_lines(text: str) -> Iterator[str]:
-    """Its lines with their ends: only a line feed ends one, with or without a carriage return."""
+    """Yield the lines of a text with their ends: only a line feed ends one, with or without a carriage return."""
     begin = 0
     while begin < len(text):
         end = text.find("\n", begin) + 1 or len(text)
@@ -69,6 +69,6 @@ def split_lines(text: str) -> Iterator[str]:
 
 
 def sampled_lines(path: Path, sample: samples.Lines) -> Iterator[str]:
-    """The texts of the lines of a sample of a file."""
+    """Yield the text of each line of a file's sample."""
     numbered = zip(sample.lines, sample.numbers, strict=True)
     return (_decoded(line, path, number - 1) for line, number in numbered)

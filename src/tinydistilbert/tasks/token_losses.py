@@ -1,4 +1,4 @@
-"""What a tokenizer loses of texts on their way to a model: characters without a token, and what tells texts apart."""
+"""What a tokenizer loses of texts: characters without a token, and differences between texts."""
 
 from collections import Counter, defaultdict
 from typing import Any
@@ -15,11 +15,11 @@ from tinydistilbert.tasks.same import hashes_of, numbered
 from tinydistilbert.tasks.token_rows import in_parts
 
 MANY_UNKNOWN = 0.01
-"""Share of the tokens from which on unknown ones are worth a word."""
+"""Share of unknown tokens from which they are reported."""
 
 
 def token_losses(examples: Examples, features: Features, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """What is lost, a sentence each; nothing where it is little.
+    """Return one sentence for each loss; none if little is lost.
 
     Args:
         examples: the texts.
@@ -31,7 +31,7 @@ def token_losses(examples: Examples, features: Features, tokenizer: PreTrainedTo
 
 
 def _unknown(examples: Examples, features: Features, tokenizer: PreTrainedTokenizerFast) -> str:
-    """That many tokens are the one for what the vocabulary does not have."""
+    """Return a sentence if many tokens are unknown tokens."""
     if tokenizer.unk_token_id is None or not len(features) or features.input_ids[0].ndim > 1:  # ELMo reads characters
         return ""
     unknown = sum(np.count_nonzero(ids == tokenizer.unk_token_id) for ids in in_parts(features.input_ids))
@@ -48,7 +48,7 @@ def _unknown(examples: Examples, features: Features, tokenizer: PreTrainedTokeni
 
 
 def _alike(examples: Examples, features: Features) -> str:
-    """That examples with other texts and other labels are the same to the model: by capitals, accents, or the cut."""
+    """Return a sentence if capitals, accents or truncation make examples with other texts and labels identical."""
     if examples.task.kind != "classification":
         return ""
 

@@ -1,4 +1,4 @@
-"""Rows of numbers of different lengths in one array, which lies in a file where it is large."""
+"""Rows of numbers of different lengths in one array, which is in a file if it is large."""
 
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, SupportsIndex, overload
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from tinydistilbert.storage import disk, scratch
 
 NUMBERS_AT_ONCE = 2**20
-"""That are looked at together."""
+"""Numbers that are processed together."""
 MOST_IN_MEMORY = 64 * 2**20
-"""Bytes of an array from which on it is mapped."""
+"""Array size in bytes from which it is memory-mapped."""
 
 
 class FlatFile:
-    """An array that grows: in memory, and from `MOST_IN_MEMORY` on in a file."""
+    """A growing array: in memory, and beyond `MOST_IN_MEMORY` in a file."""
 
     def __init__(self) -> None:
         self._parts: list[NDArray[Any]] = []
@@ -23,7 +23,7 @@ class FlatFile:
         self._stream: IO[bytes] | None = None
 
     def append(self, part: NDArray[Any]) -> None:
-        """Add numbers, or rows of numbers, at the end.
+        """Append numbers, or rows of numbers.
 
         Raises:
             DiskError: the disk is full or failing.
@@ -36,11 +36,11 @@ class FlatFile:
             with disk.disk_errors(scratch.folder()):
                 for each in self._parts:
                     self._stream.write(np.ascontiguousarray(each).data)
-            del self._parts[:-1]  # one, for its type
+            del self._parts[:-1]  # keep one, for its type
             self._parts[0] = self._parts[0][:0]
 
     def whole(self) -> NDArray[Any]:
-        """All of it."""
+        """Return the whole array."""
         if self._stream is None:
             return np.concatenate(self._parts) if self._parts else np.zeros(0, dtype=np.int64)
         with disk.disk_errors(scratch.folder()):
@@ -51,7 +51,7 @@ class FlatFile:
 
 
 def in_parts(rows: "Sequence[NDArray[Any]]") -> Iterator[NDArray[Any]]:
-    """All numbers of some rows: of those in one array many at a time, of others row by row."""
+    """Yield all numbers of some rows: many at a time if they are in one array, else row by row."""
     if not isinstance(rows, TokenRows):
         yield from rows
         return
@@ -60,11 +60,11 @@ def in_parts(rows: "Sequence[NDArray[Any]]") -> Iterator[NDArray[Any]]:
 
 
 class TokenRows(Sequence[NDArray[Any]]):
-    """Rows of different lengths in one array: an array of its own takes more memory for most rows than their tokens.
+    """Rows of different lengths in one array: as separate arrays, most rows would take more memory than their tokens.
 
     Args:
         flat: the numbers of all rows.
-        lengths: (n,) of each row.
+        lengths: (n,) length of each row.
     """
 
     def __init__(self, flat: NDArray[Any], lengths: NDArray[np.integer[Any]]) -> None:
@@ -73,7 +73,7 @@ class TokenRows(Sequence[NDArray[Any]]):
         self._ends: NDArray[np.integer[Any]] = np.cumsum(lengths, dtype=kind)
 
     def with_flat(self, flat: NDArray[Any]) -> "TokenRows":
-        """Other numbers in rows of the same lengths."""
+        """Return other numbers in rows of the same lengths."""
         other = TokenRows.__new__(TokenRows)
         other.flat, other.lengths, other._ends = flat, self.lengths, self._ends
         return other
@@ -82,7 +82,7 @@ class TokenRows(Sequence[NDArray[Any]]):
         return len(self.lengths)
 
     def together(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
-        """The numbers of the rows at `indices`, one row after the other."""
+        """Return the concatenated numbers of the rows at `indices`."""
         lengths = self.lengths[indices]
         ends = np.cumsum(lengths, dtype=np.int64)
         found: NDArray[Any] = self.flat[np.repeat(self._ends[indices] - ends, lengths) + np.arange(ends[-1])]
@@ -113,14 +113,14 @@ class TokenRows(Sequence[NDArray[Any]]):
 
 
 class RowsFile:
-    """Rows of different lengths that are added one after the other; they become `TokenRows`."""
+    """Collects rows of different lengths, and turns them into `TokenRows`."""
 
     def __init__(self) -> None:
         self._flat = FlatFile()
         self._lengths: list[NDArray[np.int32]] = []
 
     def append(self, rows: Sequence[NDArray[Any]]) -> None:
-        """Add rows of one type at the end.
+        """Append rows of one type.
 
         Raises:
             DiskError: the disk is full or failing.
@@ -130,5 +130,5 @@ class RowsFile:
             self._lengths.append(np.array([len(row) for row in rows], dtype=np.int32))
 
     def whole(self) -> TokenRows:
-        """All of them."""
+        """Return all rows."""
         return TokenRows(self._flat.whole(), np.concatenate([np.zeros(0, dtype=np.int32), *self._lengths]))

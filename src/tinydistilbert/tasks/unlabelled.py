@@ -1,4 +1,4 @@
-"""More texts of a task's kind without labels: read from a file, and written to one."""
+"""Further texts for a task without labels: read from a file, and written to one."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,23 +25,23 @@ TEXT = ".txt"
 
 
 def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Examples:
-    """The texts of a .csv, .tsv, .jsonl or .parquet file in the task's columns, or of a .txt file, one a line.
+    """Read the texts of a .csv, .tsv, .jsonl or .parquet file in the task's columns, or of a .txt file, one per line.
 
-    Other columns are ignored; of labels, that is said.
+    Other columns are ignored; a notice reports ignored labels.
 
     Args:
         path: the file.
-        task: not of spans; for a .txt file, of one text.
-        may_be_empty: whether a table may have empty texts, as copies of published examples have: QQP's train split has
+        task: not a span task; for a .txt file, a task with one text.
+        may_be_empty: whether a table may have empty texts, as copies of published examples do: QQP's train split has
             empty questions.
 
     Returns:
-        Columns `idx` (row in the file), `text`, `text_pair` if the task has one, `words` where they are tagged, and
-        `label`, which is None throughout.
+        Columns `idx` (row in the file), `text`, `text_pair` if the task has one, `words` if they are tagged, and
+        `label`, which is always None.
 
     Raises:
-        UserError: the file or the task is of another kind, a column is missing, a text is missing or, unless it may be,
-            empty, or anything is not as the format has it.
+        UserError: the file or the task is of another kind, a column is missing, a text is missing or (unless allowed)
+            empty, or the file violates its format.
     """
     if task.kind == "span":
         problem = f"{task.title} cannot use them: its answers are pieces of texts"
@@ -63,13 +63,13 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
 def without_labels(
     task: Task, texts: Mapping[str, Sequence[Any]], idx: Sequence[int], *, sampled_from: int = 0
 ) -> Examples:
-    """Texts as examples without labels; where words are tagged, with the words that `words_in` finds.
+    """Return texts as examples without labels; for token classification, with the words found by `words_in`.
 
     Args:
-        task: whose texts they are like.
-        texts: `text`, and `text_pair` if the task has one; of many texts a `Column`.
-        idx: a number for each.
-        sampled_from: about how many there are, where these are a sample; 0 = these are all.
+        task: the task of the texts.
+        texts: `text`, and `text_pair` if the task has one; a `Column` for many texts.
+        idx: a number for each text.
+        sampled_from: estimated number of all texts, if these are a sample; 0 = these are all.
     """
     count, columns, first = len(idx), dict(texts), texts["text"]
     if task.kind == "token-classification":
@@ -82,12 +82,12 @@ def without_labels(
 
 
 def _names(task: Task) -> dict[str, str]:
-    """For each column of the texts of `Examples` the one of a file."""
+    """Return the file's column for each text column of `Examples`."""
     return {"text": task.text, **({"text_pair": task.text_pair} if task.text_pair else {})}
 
 
 def _lines(path: Path, wanted: list[str]) -> tuple[Sequence[str], int]:
-    """The lines of a file of texts, and about how many there are if these are a sample, else 0."""
+    """Return the lines of a text file, and for a sample the estimated number of all lines, else 0."""
     if len(wanted) > 1:
         expected, fix = f"the columns {', '.join(wanted)}", "save the texts as .csv, .tsv, .jsonl or .parquet"
         raise UserError(str(path), expected=expected, found="a file with one text per line", fix=fix)
@@ -123,11 +123,11 @@ def _checked(path: Path, numbered: Iterable[tuple[int, str]]) -> Iterator[str]:
 
 
 def question_copies(path: Path, examples: Examples) -> Examples:
-    """The examples of a span task once more, with the questions in a file of `write_examples`.
+    """Return examples of a span task again, with the questions in a file of `write_examples`.
 
     Args:
-        path: the file; its `idx` is the place of the example among `examples`.
-        examples: what the questions are copies of.
+        path: the file; its `idx` is the position of the example in `examples`.
+        examples: the examples of which the questions are copies.
     """
     rows = read_rows(path)
     of_example = rows.table["idx"].to_numpy()
@@ -136,19 +136,19 @@ def question_copies(path: Path, examples: Examples) -> Examples:
 
 
 def holds_examples(path: Path) -> bool:
-    """Whether a file of `write_examples` has any rows: it has none where no word could be replaced."""
+    """Whether a file of `write_examples` has rows: it has none if no word could be replaced."""
     return bool(pyarrow.parquet.read_metadata(path).num_rows)
 
 
 def write_examples(task: Task, parts: Iterable[Examples], path: Path) -> None:
     """Write texts of a classification or regression task as the Parquet file that `read_unlabelled` reads.
 
-    The column `idx` is kept, so that each copy can be traced to its example.
+    It keeps the column `idx`, so that each copy can be traced to its example.
 
     Args:
-        task: of the texts.
-        parts: texts, each part of which is written before the next one is asked for.
-        path: of the file.
+        task: the task of the texts.
+        parts: texts; each part is written before the next one is requested.
+        path: the file.
     """
     names = _names(task)
     schema = pa.schema([("idx", pa.int64()), *((name, pa.string()) for name in names.values())])

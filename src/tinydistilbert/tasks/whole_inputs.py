@@ -1,4 +1,4 @@
-"""Inputs of whole texts and pairs: token ids and the special tokens around them, cut to a length, and not padded."""
+"""Inputs of whole texts and pairs: token ids with special tokens, truncated but not padded."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -13,35 +13,35 @@ from tokenizers import Encoding, Tokenizer
 from tinydistilbert.data.word_tokens import WordTokens, is_cut_at_spaces
 from tinydistilbert.models.plain_tokenizer import Encodings, PlainTokenizer
 
-if TYPE_CHECKING:  # a served model does not have it
+if TYPE_CHECKING:  # a served model runs without it
     from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 FastTokenizer: TypeAlias = "PreTrainedTokenizerFast | PlainTokenizer"
 Encoded: TypeAlias = "BatchEncoding | Encodings"
 
 FEW_TEXTS = 32
-"""Fewer are given to the tokenizer as they are: looking among all words that are known takes as long for one text."""
+"""Fewer texts go directly to the tokenizer: for few texts, looking up known words is not faster."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of consecutive examples, one after the other."""
+    """The concatenated inputs of consecutive examples."""
 
     ids: NDArray[Any]
-    """int32 tokens; of ELMo (tokens, 50) int16, the characters of each word."""
+    """int32 tokens; for ELMo (tokens, 50) int16, the characters of each word."""
     types: NDArray[np.int8]
     lengths: NDArray[np.int64]
     """Tokens of each example."""
     lost: NDArray[np.int64]
-    """Tokens that each example lost because it is too long."""
+    """Number of tokens cut from each example because it is too long."""
 
 
 Encoder: TypeAlias = Callable[[Sequence[str], Sequence[str] | None], Inputs]
-"""From texts, or the first and the second ones of pairs."""
+"""Makes inputs from texts, or from the first and second texts of pairs."""
 
 
 def joined_inputs(parts: Sequence[Inputs]) -> Inputs:
-    """The inputs of all parts, of which there is at least one."""
+    """Return the inputs of all parts, of which there must be at least one."""
     if len(parts) == 1:
         return parts[0]
     ids, types = np.concatenate([part.ids for part in parts]), np.concatenate([part.types for part in parts])
@@ -50,7 +50,7 @@ def joined_inputs(parts: Sequence[Inputs]) -> Inputs:
 
 
 def encoder_of(tokenizer: FastTokenizer, max_length: int) -> Encoder:
-    """What makes inputs of at most `max_length` tokens: from the tokens of words, where that gives the same ones.
+    """Return an encoder for inputs of at most `max_length` tokens, by words if that gives the same tokens.
 
     Pairs that are too long lose tokens from the longer text.
     """
@@ -68,7 +68,7 @@ def _only_by_call(tokenizer: FastTokenizer) -> bool:
 
 
 def _special_tokens(backend: Tokenizer) -> tuple[int, int] | None:
-    """The tokens before a text and behind each, as in BERT; None where they stand in another way."""
+    """Return the tokens before the first and after each text, as in BERT; None if they are placed differently."""
     backend.no_truncation()
     backend.no_padding()
     text, pair = backend.encode(""), backend.encode("", "")
@@ -81,12 +81,12 @@ def _by_words(
     tokens_of: WordTokens, ends: tuple[int, int], max_length: int, whole: Encoder, texts: Sequence[str],
     pairs: Sequence[str] | None,
 ) -> Inputs:  # fmt: skip
-    """As `_Whole`, from the tokens of the different words."""
+    """Encode like `_Whole`, from the tokens of the distinct words."""
     if len(texts) < FEW_TEXTS:
         return whole(texts, pairs)
     given = texts if pairs is None else [*itertools.chain.from_iterable(zip(texts, pairs, strict=True))]
     tokens, counts = tokens_of(given)
-    of_texts = counts.reshape(len(texts), -1) + 1  # each with the token behind it
+    of_texts = counts.reshape(len(texts), -1) + 1  # each with the token after it
     of_texts[:, 0] += 1
     lengths = of_texts.sum(1)
     first, last = np.cumsum(lengths) - lengths, np.cumsum(of_texts) - 1
@@ -112,7 +112,7 @@ def _exchanged(
     flat: NDArray[Any], lengths: NDArray[np.int64], rows: Sequence[int], others: NDArray[Any],
     other_lengths: NDArray[np.int64],
 ) -> NDArray[Any]:  # fmt: skip
-    """All rows one after the other, those of `rows` exchanged for others."""
+    """Return all rows concatenated, with those in `rows` replaced by others."""
     every = np.split(flat, np.cumsum(lengths)[:-1])
     for row, other in zip(rows, np.split(others, np.cumsum(other_lengths)[:-1]), strict=True):
         every[row] = other
@@ -121,7 +121,7 @@ def _exchanged(
 
 @dataclass(frozen=True)
 class _Called:
-    """An input that was made by a call of the wrapper, in the form of an `Encoding`."""
+    """An input made by a call of the wrapper, with the interface of an `Encoding`."""
 
     ids: NDArray[np.int16]
     type_ids: list[int]
@@ -131,11 +131,11 @@ class _Called:
 
 
 class _Whole:
-    """Inputs by the tokenizer itself, which is called a second time for texts that are too long.
+    """Encodes with the tokenizer itself, which is called a second time for texts that are too long.
 
     Args:
-        tokenizer: of the model. Texts that are cut go to a copy: others may use this one in another thread.
-        max_length: tokens of an input.
+        tokenizer: the model's. A copy truncates long texts, because other threads may be using this one.
+        max_length: maximum tokens of an input.
     """
 
     def __init__(self, tokenizer: FastTokenizer, max_length: int) -> None:
@@ -164,22 +164,22 @@ class _Whole:
             )
             return [*map(_Called, columns["input_ids"], columns["token_type_ids"])]
         backend = self._cutting if cut else self._tokenizer.backend_tokenizer
-        if not cut and (backend.truncation or backend.padding):  # of a call before
+        if not cut and (backend.truncation or backend.padding):  # left by an earlier call
             backend.no_truncation()
             backend.no_padding()
-        # What a call of the wrapper does beside takes a quarter of the time of the Rust tokenizer.
+        # The wrapper's overhead would be a quarter of the time of the Rust tokenizer.
         return [*backend.encode_batch_fast(list(zip(texts, pairs, strict=True)) if pairs else texts)]
 
     @cached_property
     def _cutting(self) -> Tokenizer:
         backend = self._tokenizer.backend_tokenizer
         cutting = Tokenizer.from_str(backend.to_str())
-        cutting.encode_special_tokens = backend.encode_special_tokens  # which its file does not hold
+        cutting.encode_special_tokens = backend.encode_special_tokens  # not stored in its file
         cutting.enable_truncation(self._max_length, direction=self._tokenizer.truncation_side)
         cutting.no_padding()
         return cutting
 
 
 def _joined(rows: Sequence[Sequence[int]], kind: type[np.integer[Any]]) -> NDArray[Any]:
-    """The numbers of all rows."""
+    """Return the concatenated numbers of all rows."""
     return np.fromiter(itertools.chain.from_iterable(rows), kind, sum(map(len, rows)))

@@ -1,4 +1,4 @@
-"""The words of texts with a tag for each: from lists of words and tags, or from pieces of texts by their characters."""
+"""The words of texts with a tag for each: from lists of words and tags, or from character spans of texts."""
 
 import dataclasses
 import itertools
@@ -22,7 +22,7 @@ from tinydistilbert.tasks.rows import Rows, shown
 from tinydistilbert.tasks.words import WORDS, Word, joined, words_in
 
 TEXT_COLUMNS, _LABELS = (TOKENS, "text"), (TAGS, "tags", "entities", "spans", "label")
-"""Columns that are looked for where none are named; the last ones are the names of other tasks' columns."""
+"""Columns to look for if none are named; the last ones are the default columns of other tasks."""
 _SPAN = ("start", "end", "label")
 _SHOWN = 40
 
@@ -37,13 +37,13 @@ class _Tagged:
 
 
 def with_words(task: Task, rows: Rows) -> Rows:
-    """The rows as texts in `task.text`, their words in `words`, and the words' IOB2 tags in `task.label`.
+    """Return the rows as texts in `task.text`, their words in `words`, and the words' IOB2 tags in `task.label`.
 
-    What was read otherwise than it is written is told: other schemes of tags, and entities that end inside a word.
+    Notices report what was converted: other tag schemes, and entities that end inside a word.
 
     Raises:
-        UserError: no such columns; tags that are no IOB; not as many tags as words; pieces of a text that are none of
-            it, or overlap.
+        UserError: the columns are missing, tags are not IOB, the numbers of tags and words differ, or spans are outside
+            the text or overlap.
     """
     text, label = _columns(task, rows)
     first = rows.values(text)[0]
@@ -61,10 +61,10 @@ def with_words(task: Task, rows: Rows) -> Rows:
 
 
 def labels_of(task: Task, rows: Rows) -> tuple[str, ...]:
-    """The tags of the types of entities in a train split after `with_words`, types by the alphabet.
+    """Return the tags of the entity types in a train split after `with_words`, types in alphabetical order.
 
     Raises:
-        UserError: there is no entity in it, or more types than can be meant.
+        UserError: it has no entity, or implausibly many types.
     """
     types = in_order({type_of(tag) for tags in rows.values(task.label) for tag in tags if tag != OUTSIDE})
     where = f"{rows.where}, column {task.label}"
@@ -79,10 +79,10 @@ def labels_of(task: Task, rows: Rows) -> tuple[str, ...]:
 
 
 def with_tag_numbers(task: Task, rows: Rows) -> Rows:
-    """The rows with the numbers of the tags, in the order of `task.labels`.
+    """Return the rows with tag numbers, in the order of `task.labels`.
 
     Raises:
-        UserError: a tag that is not among the task's.
+        UserError: a tag is not one of the task's.
     """
     positions = {tag: place for place, tag in enumerate(task.labels)}
     numbers = []
@@ -97,10 +97,10 @@ def with_tag_numbers(task: Task, rows: Rows) -> Rows:
 
 
 def _columns(task: Task, rows: Rows) -> tuple[str, str]:
-    """The columns of the texts and of the labels: those that are named, else the first of the known names.
+    """Return the columns of texts and labels: the named ones, else the first with known names.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no such columns.
     """
     names = rows.table.column_names
     texts = TEXT_COLUMNS if task.text == CustomTask().text else (task.text,)
@@ -126,12 +126,12 @@ def _is_list_of_structs(kind: pa.DataType) -> bool:
 
 
 def _as_list(value: Any) -> Any:
-    """A value, of a text that is a list as JSON or Python writes it that list."""
+    """Return the value; a text that is a list in JSON or Python syntax becomes that list."""
     found = written_list(value) if isinstance(value, str) else None
     return value if found is None else found
 
 
-# Words and tags.
+# Lists of words and tags.
 
 
 def _of_lists(rows: Rows, text: str, label: str) -> list[_Tagged]:
@@ -185,7 +185,7 @@ def _tags(rows: Rows, row: int, column: str, value: Any, names: Sequence[str] | 
 
 
 def class_names(table: pa.Table, column: str) -> list[str] | None:
-    """What the numbers of a column of lists stand for, as `datasets` writes it into Parquet files; None = not said."""
+    """Return the names of the numbers in a list column, as `datasets` stores them in Parquet files; None if unknown."""
     try:
         described = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"][column]
         names = described["feature"]["names"]
@@ -194,7 +194,7 @@ def class_names(table: pa.Table, column: str) -> list[str] | None:
     return [str(name) for name in names]
 
 
-# Pieces of texts.
+# Character spans.
 
 
 def _of_spans(rows: Rows, column: str, label: str) -> list[_Tagged]:
@@ -222,7 +222,7 @@ def _of_spans(rows: Rows, column: str, label: str) -> list[_Tagged]:
 
 
 def _spans(rows: Rows, row: int, column: str, text: str, value: Any) -> list[tuple[int, int, str]]:
-    """The pieces of a text in their order."""
+    """Return the spans of a text, in order."""
     where = rows.at(row, column)
     if isinstance(value, dict) and all(isinstance(value.get(key), list) for key in _SPAN):
         value = [dict(zip(_SPAN, one, strict=False)) for one in zip(*(value[key] for key in _SPAN), strict=False)]

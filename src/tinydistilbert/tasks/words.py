@@ -1,4 +1,4 @@
-"""The words of a text that are tagged, and the tokens of a model that stand for them."""
+"""The words of a text that are tagged, and the model's tokens that represent them."""
 
 import re
 import unicodedata
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from tinydistilbert.tasks.entities import OUTSIDE, entities_of, type_of
 
 WORDS = "words"
-"""The column of `Examples` with the words of each text: their first characters and ends."""
+"""The column of `Examples` with the words of each text: their start and end characters."""
 Word = tuple[int, int]
-"""The first character of a word in its text, and the one behind its last."""
+"""The first character of a word in its text, and the one after its last."""
 
 _PUNCTUATION = r"!-/:-@\[-`{-~"
 _ASCII_WORD = re.compile(rf"[^\s{_PUNCTUATION}]+|[{_PUNCTUATION}]")
@@ -23,9 +23,9 @@ _IDEOGRAPHS = (
 
 
 def words_in(text: str) -> tuple[Word, ...]:
-    """The words of a text: what stands between blanks, each punctuation mark and each Chinese character by itself.
+    """Return the words of a text: split at spaces, with each punctuation mark and Chinese character separate.
 
-    It is how BERT's tokenizer parts a text before it looks for pieces (Devlin et al. 2019).
+    BERT's tokenizer splits a text like this before it looks for pieces (Devlin et al. 2019).
     """
     if text.isascii():
         return tuple(match.span() for match in _ASCII_WORD.finditer(text))
@@ -53,7 +53,7 @@ def _is_alone(sign: str) -> bool:
 
 
 def joined(words: Sequence[str]) -> tuple[str, tuple[Word, ...]]:
-    """Words as one text with a blank between each two, and where they stand in it."""
+    """Return words joined by spaces as one text, and their positions in it."""
     places, begin = [], 0
     for word in words:
         places.append((begin, begin + len(word)))
@@ -62,11 +62,11 @@ def joined(words: Sequence[str]) -> tuple[str, tuple[Word, ...]]:
 
 
 def word_tokens(words: Sequence[Word], offsets: Sequence[tuple[int, int]]) -> NDArray[np.int32]:
-    """For each word the first token that holds some of it; -1 where none does, as behind a cut.
+    """Return for each word the first token that overlaps it; -1 if none does, as after truncation.
 
     Args:
-        words: of the text, in order.
-        offsets: first character and end of each token; the same twice for those that stand for no text.
+        words: the words of the text, in order.
+        offsets: start and end character of each token, equal for tokens that represent no text.
     """
     places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
     tokens = np.flatnonzero(places[:, 0] < places[:, 1])
@@ -81,18 +81,18 @@ def word_tokens(words: Sequence[Word], offsets: Sequence[tuple[int, int]]) -> ND
 
 
 def is_first_piece(tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """(words,) whether a word has a first piece of its own: neither none, nor that of the word before."""
+    """Return (words,) whether a word has a token of its own, not shared with the previous word."""
     return np.asarray((tokens >= 0) & (np.diff(tokens, prepend=np.int32(-1)) != 0))
 
 
 def read_tags(classes: NDArray[np.int64], tokens: NDArray[np.int32], labels: Sequence[str]) -> list[str]:
-    """The IOB2 tags of a text's words.
+    """Return the IOB2 tags of a text's words.
 
-    A word without a token is outside; one that shares its token with the word before goes on as that one does.
+    A word without a token is outside; one that shares its token with the previous word continues that word's tag.
 
     Args:
         classes: (words,) the class of each word's token.
-        tokens: as `word_tokens` gives them.
+        tokens: as returned by `word_tokens`.
         labels: the tag that each class stands for.
     """
     tags: list[str] = []
@@ -111,21 +111,21 @@ def read_tags(classes: NDArray[np.int64], tokens: NDArray[np.int32], labels: Seq
 
 @dataclass(frozen=True)
 class WordPredictions:
-    """What a model says of the words of a text."""
+    """A model's predictions for the words of a text."""
 
     tags: list[str]
-    """IOB2."""
+    """IOB2 tags."""
     probabilities: NDArray[np.float64]
-    """(words,) of those tags; 1 for words that the model did not read."""
+    """(words,) probabilities of the tags; 1 for words that the model did not read."""
     are_finite: bool
 
 
 def word_predictions(logits: NDArray[np.float32], tokens: NDArray[np.int32], labels: Sequence[str]) -> WordPredictions:
-    """The tags of a text's words from the logits of its tokens; words whose logits are no numbers are outside.
+    """Return the tags of a text's words from the logits of its tokens; words with non-finite logits are outside.
 
     Args:
         logits: (length, tags).
-        tokens: as `word_tokens` gives them.
+        tokens: as returned by `word_tokens`.
         labels: the tag that each output stands for.
     """
     of_words = logits[np.maximum(tokens, 0)].astype(np.float64)
@@ -139,5 +139,5 @@ def word_predictions(logits: NDArray[np.float32], tokens: NDArray[np.int32], lab
 
 
 def in_words(text: str, words: Sequence[Word], tags: Sequence[str]) -> list[str]:
-    """The entities of a text as a reader sees them: `Paris (LOC)`."""
+    """Return the entities of a text in readable form: `Paris (LOC)`."""
     return [f"{text[words[first][0] : words[last][1]]} ({kind})" for kind, first, last in entities_of(tags)]
