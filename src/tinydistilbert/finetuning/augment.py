@@ -297,7 +297,7 @@ def _lower_cases(tokenizer: PreTrainedTokenizerFast) -> bool:
 def augmented(
     examples: Examples, proposals: Proposals, seen: SeenTexts, *, copies: int, share: float, seed: int
 ) -> Examples:
-    """Return the copies: a pure function; the copies of an example depend on no other example but for repetitions.
+    """Return the copies: a pure function of the arguments; an example's draws depend only on its `idx` and words.
 
     Each word of a copy is replaced with probability `share` by one of its proposals, drawn uniformly; if that replaces
     no word, the word with the lowest draw is replaced. Copies that were `seen` before, or equal an earlier one, are

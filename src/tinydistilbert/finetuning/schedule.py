@@ -7,7 +7,7 @@ from tinydistilbert.training.job import Phase
 
 
 def finetune_steps(settings: schema.Finetune, features: int) -> int:
-    """Return the steps of a fine-tuning on `features` inputs (in span tasks: windows): its epochs, min. `min_steps`."""
+    """Return the steps of its epochs on `features` inputs (in span tasks: windows), at least `min_steps`."""
     return max(_steps(settings, settings.epochs, features), settings.min_steps)
 
 

@@ -245,9 +245,9 @@ class _AllTokens:
     bias: Tensor | None
 
     def kl_and_gradient(self, student_logits: Tensor, part: slice, temperature: float, scale: float) -> Tensor:
-        """Return the sum of the KL over `part`; overwrite `student_logits` with `scale` x (student - teacher).
+        """Return the sum of the KL over `part`, and overwrite `student_logits` with the gradient.
 
-        The difference is of the probabilities.
+        The gradient is `scale` x (student's - teacher's probabilities).
         """
         student_log = torch.log_softmax(student_logits / temperature, dim=-1)
         teacher_logits = self.logits[part].to(student_logits.dtype)
