@@ -1,4 +1,4 @@
-"""The back ends that are timed, each opened from a folder of its kind, with one thread."""
+"""The back ends to time, each opened from a folder in its format, with one thread."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ TORCH, COMPILED, ONNX, INT8, OPENVINO = "torch", "torch-compile", "onnx", "onnx-
 
 
 class PlainTorch:
-    """A model as transformers runs it, every position of every layer: what published seconds were measured on."""
+    """A model as transformers runs it, every position of every layer, as in published timings."""
 
     name = TORCH
 
@@ -35,9 +35,9 @@ class PlainTorch:
 
 
 def clamp_ids(inputs: ModelInputs, vocabulary_size: int) -> ModelInputs:
-    """Inputs with every id above an embedding of `vocabulary_size` rows replaced by its last one.
+    """Return inputs with every id beyond the `vocabulary_size` rows of an embedding replaced by the last one.
 
-    Only random weights need this, where the tokenizer has more tokens; which tokens they get does not change the time.
+    Only models with random weights and a larger tokenizer need this; the ids do not change the time.
     """
     return {**inputs, "input_ids": np.minimum(inputs["input_ids"], vocabulary_size - 1)}
 
@@ -55,7 +55,7 @@ class ClampedRuntime:
 
 
 def open_runtime(folder: Path, backend: str) -> Runtime:
-    """The runtime of `backend` for the folder of a task model in the form that this back end reads.
+    """Return the runtime of `backend` for a task model's folder in the format of this back end.
 
     Raises:
         UserError: it is no such folder, the back end is not installed, or it does not work on this machine.
@@ -73,7 +73,7 @@ def open_runtime(folder: Path, backend: str) -> Runtime:
 
 
 def open_model(folder: Path) -> tuple[PreTrainedModel, Head]:
-    """The task model in a folder, ready to answer, and its head.
+    """Return the task model in a folder, in evaluation mode, and its head.
 
     Raises:
         UserError: it is no such folder.
@@ -83,7 +83,7 @@ def open_model(folder: Path) -> tuple[PreTrainedModel, Head]:
 
 
 def _compile(runtime: Runtime) -> None:
-    """Make the first calls before anything is timed, and refuse a model that torch.compile cannot compile."""
+    """Run the first calls before anything is timed, and refuse a model that torch.compile cannot compile."""
     try:
         with torch._dynamo.config.patch(suppress_errors=False):
             for length in (12, 31, 128):

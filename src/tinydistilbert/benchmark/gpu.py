@@ -1,4 +1,4 @@
-"""On a GPU: the time between two events of its stream, graphs that are captured once, and the best batch size."""
+"""GPU timings: the time between two events of a stream, graphs that are captured once, and the best batch size."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,18 +25,18 @@ Forward = Callable[[GpuInputs], object]
 EAGER, COMPILED, GRAPH = "torch", "torch-compile", "torch-graph"
 MODES = (EAGER, COMPILED, GRAPH)
 PASSES_OF_CAPTURE = 3
-"""Before a capture, on a separate stream, as torch's documentation of CUDA graphs asks for."""
+"""Warm-up passes before a capture, on a separate stream, as torch's documentation of CUDA graphs requires."""
 LARGEST_BATCH = 2**14
 GAIN = 1.02
-"""The search for a batch size ends where doubling it raises the throughput by less than this factor."""
+"""The search for a batch size ends when doubling it raises the throughput by less than this factor."""
 TIMED_PASSES = 10
-"""Passes of each batch size; their mean counts."""
+"""Passes of each batch size, of which the mean is taken."""
 
 
 class Captured:
-    """A model whose forward pass is captured as a CUDA graph at the first call of each shape, and replayed after that.
+    """A model whose forward pass is captured as a CUDA graph at the first call of each shape, and replayed afterwards.
 
-    A graph launches all kernels of a pass at once, which at batch 1 take longer to launch than to run.
+    A graph launches all kernels of a pass at once. At batch 1, launching kernels takes longer than running them.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -44,7 +44,7 @@ class Captured:
         self._graphs: dict[tuple[int, ...], tuple[Any, dict[str, Tensor], Tensor]] = {}
 
     def __call__(self, batch: GpuInputs) -> Tensor:
-        """Logits, in memory that the next call of this shape overwrites."""
+        """Return the logits, in memory that the next call of this shape overwrites."""
         shape = tuple(batch["input_ids"].shape)
         if shape not in self._graphs:
             self._graphs[shape] = self._capture(batch)
@@ -69,7 +69,7 @@ class Captured:
 
 
 def forward_of(model: PreTrainedModel, mode: str) -> Forward:
-    """The forward pass of a model on a GPU in one of `MODES`."""
+    """Return the forward pass of a model on a GPU in one of `MODES`."""
     if mode == GRAPH:
         return Captured(model)
     run: Any = torch.compile(model, dynamic=True) if mode == COMPILED else model
@@ -77,7 +77,7 @@ def forward_of(model: PreTrainedModel, mode: str) -> Forward:
 
 
 def event_clock(answer: Callable[[Any], object], prepared: Any) -> float:
-    """Seconds of one call between two events of the current stream."""
+    """Return the seconds of one call between two events of the current stream."""
     event: Any = torch.cuda.Event  # its constructor has no annotations
     begin, end = event(enable_timing=True), event(enable_timing=True)
     begin.record()
@@ -88,7 +88,7 @@ def event_clock(answer: Callable[[Any], object], prepared: Any) -> float:
 
 
 def full_batch(model: PreTrainedModel, size: int, *, token_types: bool) -> dict[str, Tensor]:
-    """So many inputs of 128 random tokens without padding, on the model's device: equal ones would be faster."""
+    """Return `size` inputs of 128 random tokens without padding, on the model's device; equal ones would be faster."""
     tokens = vocabulary_size(model)
     input_ids = torch.randint(tokens, (size, PADDED_LENGTH), generator=torch.Generator().manual_seed(0))
     ones = torch.ones_like(input_ids)
@@ -98,7 +98,7 @@ def full_batch(model: PreTrainedModel, size: int, *, token_types: bool) -> dict[
 
 @dataclass(frozen=True)
 class Throughput:
-    """Inputs a second at the best batch size, and at every one that was tried."""
+    """Inputs per second at the best batch size, and at every size that was tried."""
 
     batch_size: int
     per_second: float
@@ -106,11 +106,11 @@ class Throughput:
 
 
 def best_batch(seconds: Callable[[int], float], sizes: Iterable[int] | None = None) -> Throughput:
-    """Double the batch until throughput stops rising or memory ends.
+    """Double the batch until throughput stops rising or memory runs out.
 
     Args:
-        seconds: of one pass of a batch of that size; out of memory is raised as torch's error.
-        sizes: what is tried; powers of two by default.
+        seconds: of one pass of a batch of that size; raises torch's error when out of memory.
+        sizes: to try; powers of two by default.
     """
     tried: dict[int, float] = {}
     for size in sizes or (2**power for power in range(LARGEST_BATCH.bit_length())):
@@ -130,7 +130,7 @@ def best_batch(seconds: Callable[[int], float], sizes: Iterable[int] | None = No
 
 
 def throughput(model: PreTrainedModel, forward: Forward, *, token_types: bool) -> Throughput:
-    """Of a forward pass over inputs of 128 tokens."""
+    """Measure the throughput of a forward pass over inputs of 128 tokens."""
 
     def seconds(size: int) -> float:
         batch = full_batch(model, size, token_types=token_types)
@@ -161,13 +161,13 @@ class GpuRow:
         return f"{self.subject.name}/{self.mode}"
 
     def timed(self, protocol: str) -> Timed:
-        """What is on the GPU before the first event, and what runs between the two."""
+        """Return the inputs to put on the GPU before the first event, and the forward pass between the two."""
         pad_to = self.inputs.subject.max_length if protocol == PADDED else None
 
         def prepare(index: int) -> GpuInputs:
             arrays = self.inputs.at(index, pad_to)
             batch = {name: torch.from_numpy(array).to(self.model.device) for name, array in arrays.items()}
-            if self.subject.vocabulary_size is not None:  # random weights may have fewer words than the tokenizer
+            if self.subject.vocabulary_size is not None:  # random weights may have fewer rows than the tokenizer
                 batch["input_ids"].clamp_(max=self.subject.vocabulary_size - 1)
             return batch
 
@@ -175,9 +175,10 @@ class GpuRow:
 
 
 def measure_on_gpu(subjects: Sequence[Subject], settings: Benchmark, record: Record, *, seed: int) -> None:
-    """Latency at batch 1 and throughput of the torch models: eager, compiled, and captured as graphs.
+    """Measure latency at batch 1 and throughput of the torch models: eager, compiled, and captured as graphs.
 
-    The protocol with the tokenizer is left out: the GPU has no part in it. ELMo, whose steps Python counts, runs eager.
+    The protocol with the tokenizer is left out, because tokenizing does not use the GPU. ELMo, whose steps are a Python
+    loop, runs only eager.
     """
     subjects = [subject for subject in subjects if not is_exported(subject.folder)]
     if not subjects:
@@ -189,7 +190,7 @@ def measure_on_gpu(subjects: Sequence[Subject], settings: Benchmark, record: Rec
         for protocol in [protocol for protocol in settings.protocols if protocol != WITH_TOKENIZER]:
             timed = {row.name: row.timed(protocol) for row in rows}
             slices = slices_of(rows[0].inputs.features, settings, protocol, seed)
-            for timed_row in timed.values():  # compiles, and captures a graph of every length, before anything is timed
+            for timed_row in timed.values():  # compile and capture every length before timing
                 for index in (index for part in slices for index in part):
                     timed_row.answer(timed_row.prepare(index))
             seconds = time_in_turns(timed, slices, event_clock)

@@ -19,17 +19,17 @@ _CHILD = "from tinydistilbert.benchmark.memory import child; child()"
 
 
 def measure_memory(name: str, folder: Path, backend: str, inputs: ModelInputs) -> dict[str, float]:
-    """Resident memory in MiB of a process that loads a row and runs some passes.
+    """Measure the resident memory in MiB of a process that loads a row and runs some passes.
 
     Args:
         name: of the row, for messages.
-        folder: what the back end reads.
-        backend: that of the row.
+        folder: that the back end reads.
+        backend: of the row.
         inputs: of the longest pair.
 
     Returns:
-        `baseline_mib` before the model is loaded (Python and libraries), `loaded_mib` after it, and `peak_mib`, the
-        largest from the start to the end.
+        `baseline_mib` before the model is loaded (Python and libraries), `loaded_mib` after loading, and `peak_mib`,
+        the largest from start to end.
 
     Raises:
         UserError: the process failed.
@@ -49,7 +49,7 @@ def measure_memory(name: str, folder: Path, backend: str, inputs: ModelInputs) -
 
 
 def child() -> None:
-    """The other process: folder, back end and file of inputs are its arguments; prints one line of JSON."""
+    """Run the measured process: its arguments are folder, back end and inputs file; it prints one line of JSON."""
     from tinydistilbert.benchmark.backends import INT8, ONNX, OPENVINO, open_runtime
 
     folder, backend, file = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -68,19 +68,19 @@ def child() -> None:
 
 
 def resident_mib() -> float:
-    """Resident memory of this process, in MiB."""
+    """Return the resident memory of this process, in MiB."""
     return float(psutil.Process().memory_info().rss / MIB)
 
 
 def peak_mib() -> float:
-    """Largest resident memory of this process since its start, in MiB."""
+    """Return the largest resident memory of this process since its start, in MiB."""
     if psutil.WINDOWS:
         return float(psutil.Process().memory_info().peak_wset / MIB)
-    if psutil.LINUX:  # where getrusage gives the peak of the parent process, if that is higher
+    if psutil.LINUX:  # getrusage would return the parent's peak if that is higher
         lines = Path("/proc/self/status").read_text().splitlines()
         if peaks := [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")]:
             return peaks[0]
-    import resource  # not on Windows
+    import resource  # missing on Windows
 
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest / MIB if psutil.MACOS else largest / 1024  # macOS counts in bytes

@@ -1,4 +1,4 @@
-"""What is timed: the sentence pairs of STS-B validation, or made-up ones of such lengths; their split into rounds."""
+"""The sentence pairs to time: STS-B validation, or random words of the same lengths; their split into rounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,42 +15,42 @@ from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.splits import has_split
 
 PADDED_LENGTH = 128
-"""Tokens that inputs are cut to, and padded to where they are padded."""
+"""Tokens that inputs are cut to, and padded to in the padded protocol."""
 PAIRS = 1500
 """Sentence pairs in STS-B validation."""
 LOG_MEAN, LOG_STD, SHORTEST = 3.35, 0.43, 10
-"""Word pieces of an STS-B validation pair, in BERT's uncased vocabulary: log-normal, mean 31, from 11 to 87."""
+"""Lengths of STS-B validation pairs in BERT's uncased word pieces: log-normal, mean 31, from 11 to 87."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs to be timed."""
+    """The pairs to time."""
 
     examples: Examples
     source: str
-    """What they are, as the table says it."""
+    """Description of the pairs, for the table."""
     synthetic: bool
 
     @property
     def total(self) -> int:
-        """Pairs of the whole pass."""
+        """Number of pairs of the whole pass."""
         return self.examples.total
 
     @property
     def fingerprint(self) -> str:
-        """Of the data; empty for made-up pairs."""
+        """Fingerprint of the data; empty for random pairs."""
         return "" if self.synthetic else self.examples.fingerprint
 
     def texts(self, index: int) -> tuple[str, str]:
-        """First and second sentence."""
+        """Return first and second sentence."""
         return self.examples.columns["text"][index], self.examples.columns["text_pair"][index]
 
 
 def requested_examples(recipe: Recipe) -> Examples | None:
-    """STS-B validation where a recipe asks for it: it is one of its tasks, or has its folder in the data folder.
+    """Return STS-B validation if it is one of the recipe's tasks or has a folder in the data folder; else None.
 
     Raises:
-        UserError: it is asked for, and missing or damaged.
+        UserError: it is requested, but missing or damaged.
     """
     task, data = TASKS["stsb"], recipe.data
     if task.name not in recipe.finetune.tasks:
@@ -66,14 +66,14 @@ def requested_examples(recipe: Recipe) -> Examples | None:
 
 
 def load_pairs(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Pairs:
-    """STS-B validation where the recipe asks for it; else random words at such lengths.
+    """Return STS-B validation if the recipe requests it; else random words of the same lengths.
 
     Args:
-        recipe: where the data is, and the seed.
-        tokenizer: in whose tokens made-up pairs have STS-B's lengths.
+        recipe: has the location of the data, and the seed.
+        tokenizer: that the lengths of random pairs are counted with.
 
     Raises:
-        UserError: STS-B is asked for, and missing or damaged.
+        UserError: STS-B is requested, but missing or damaged.
     """
     examples = requested_examples(recipe)
     if examples is not None:
@@ -83,7 +83,7 @@ def load_pairs(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Pairs:
 
 
 def made_up_examples(tokenizer: PreTrainedTokenizerFast, seed: int) -> Examples:
-    """1,500 pairs of random words whose lengths in tokens are distributed as STS-B's: no time depends on the words."""
+    """Return 1,500 pairs of random words with STS-B's distribution of token lengths; words do not affect the times."""
     generator = np.random.default_rng(seed)
     lengths = np.clip(np.rint(generator.lognormal(LOG_MEAN, LOG_STD, PAIRS)), SHORTEST, PADDED_LENGTH)
     counts = lengths.astype(np.int64) - tokenizer.num_special_tokens_to_add(pair=True)
@@ -99,9 +99,9 @@ def made_up_examples(tokenizer: PreTrainedTokenizerFast, seed: int) -> Examples:
 
 
 def whole_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """Words of letters that are one token each."""
+    """Return words of letters that are one token each."""
     unknown = tokenizer.unk_token_id
-    candidates = sorted({token.lstrip("Ġ▁") for token in tokenizer.get_vocab()})  # the marks of a space before a word
+    candidates = sorted({token.lstrip("Ġ▁") for token in tokenizer.get_vocab()})  # marks for a space before a word
     candidates = [word for word in candidates if word.isalpha()]
     encoded = tokenizer(candidates, add_special_tokens=False)["input_ids"]
     found = [word for word, ids in zip(candidates, encoded, strict=True) if len(ids) == 1 and ids[0] != unknown]
@@ -110,7 +110,7 @@ def whole_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
 
 
 def slices_of_like_lengths(lengths: Sequence[int], examples: int, rounds: int, seed: int) -> list[list[int]]:
-    """Indices of `examples` pairs drawn without replacement (0 = all), split into rounds of like lengths.
+    """Draw `examples` pairs without replacement (0 = all) and return their indices in rounds of similar lengths.
 
     Pairs in order of length go to the rounds in turn, forwards and backwards, so that rounds have the same mean length
     and only the machine makes their times differ. The order within a round is random.

@@ -11,7 +11,7 @@ from tinydistilbert.results import Measurement
 
 @dataclass
 class Record:
-    """Measurements, and every single time behind them."""
+    """Measurements, and the individual times behind them."""
 
     pairs: Pairs
     measurements: list[Measurement] = field(default_factory=list)
@@ -21,7 +21,7 @@ class Record:
     def add(
         self, subject: Subject, task: str, metric: str, value: float, *, higher_is_better: bool = False, **details: Any
     ) -> None:
-        """A number that does not rest on pairs."""
+        """Add a number that is not measured on pairs."""
         self.measurements.append(
             Measurement(subject.name, task, metric, value, higher_is_better=higher_is_better, details=details)
         )
@@ -29,7 +29,7 @@ class Record:
     def add_latency(
         self, subject: Subject, rounds: Rounds, *, backend: str, device: str, protocol: str, **details: Any
     ) -> None:
-        """The times of a row in a protocol."""
+        """Add the times of a row in a protocol."""
         setting = {"backend": backend, "device": device, "protocol": protocol}
         conditions = {
             "weights": subject.weights, "inputs": self.pairs.source, "synthetic": self.pairs.synthetic,

@@ -1,4 +1,4 @@
-"""The rows of Table 3: each model by each back end, made from one folder a model."""
+"""The rows of Table 3: each model by each back end, made from one folder per model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ ARCHITECTURES: Architectures = {
     "bert-base": lambda: BertForSequenceClassification(BertConfig.from_dict({"num_labels": 1})),
     "distilbert": lambda: DistilBertForSequenceClassification(DistilBertConfig.from_dict({"num_labels": 1})),
 }
-"""Rows with random weights: their speed does not depend on what the weights are."""
+"""Rows with random weights, because speed does not depend on the weights' values."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with a task head, as the folder that all its back ends are made from."""
+    """A model with a task head: the folder that all its back ends are made from."""
 
     name: str
     folder: Path
@@ -47,16 +47,16 @@ class Subject:
     """`random` or `trained`."""
     tokenizer: PreTrainedTokenizerFast
     vocabulary_size: int | None
-    """Rows of its word embedding; None where it reads characters."""
+    """Rows of its word embedding; None if it reads characters."""
     parameters: int
     counted: str
     """The part of the model that `parameters` counts."""
     max_length: int
-    """Tokens that it reads of a text, `PADDED_LENGTH` at most."""
+    """Tokens of a text that it reads, at most `PADDED_LENGTH`."""
 
 
 EXPORTED = "the exported model with its task head"
-"""What the weights of exported models are those of."""
+"""What `parameters` of exported models counts."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class BenchmarkRow:
     subject: Subject
     backend: str
     folder: Path
-    """What the back end reads."""
+    """The folder that the back end reads."""
     runtime: Runtime
 
     @property
@@ -76,7 +76,7 @@ class BenchmarkRow:
 
     @property
     def megabytes(self) -> float | None:
-        """Of the exported model's file; None for torch, whose folder may hold heads that are not timed."""
+        """Size of the exported model's file; None for torch, whose folder may hold heads that are not timed."""
         if not is_exported(self.folder):
             return None
         return model_bytes(self.folder) / 1e6
@@ -86,9 +86,9 @@ def make_subject(
     name: str, given: Path | None, *, architectures: Architectures, tokenizer: PreTrainedTokenizerFast, seed: int,
     work: Path,
 ) -> Subject:  # fmt: skip
-    """The model of a name: the task model in the folder `given`, or one of `architectures` with random weights.
+    """Return a row's model: the task model in the folder `given`, or one of `architectures` with random weights.
 
-    A masked-LM model gets a regression head, as STS-B needs it. What has to be saved for that goes below `work`.
+    A masked-LM model gets a regression head, which STS-B needs. New models are saved below `work`.
     """
     if given is not None and is_exported(given):
         exported_tokenizer = load_tokenizer(given)
@@ -123,9 +123,10 @@ def _read(folder: Path, tokenizer: PreTrainedTokenizerFast, config: PretrainedCo
 
 
 def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) -> list[BenchmarkRow]:
-    """Every subject by every back end that it has, opened; exported forms are made below `work`.
+    """Open every subject in each of its back ends; exported forms are made below `work`.
 
-    ELMo has torch only: its LSTMs were never exported. An exported folder has the back end that it was made for.
+    ELMo has only torch, because export does not support it. An exported folder has only the back end that it was made
+    for.
     """
     rows = []
     for subject in subjects:
@@ -143,7 +144,7 @@ def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) 
 
 
 def _folder_for(backend: str, subject: Subject, work: Path) -> Path:
-    """The subject in the form that `backend` reads, made once."""
+    """Return the subject's folder in the format of `backend`, made once."""
     if backend not in (ONNX, INT8, OPENVINO):
         return subject.folder
     folder = work / f"{subject.name}-{backend}"
@@ -159,7 +160,7 @@ def check_installed(backends: Sequence[str]) -> None:
     """Refuse back ends whose library is missing, before anything is made.
 
     Raises:
-        UserError: one is; the message names the command that installs it.
+        UserError: one is missing; the message names the command that installs it.
     """
     if {ONNX, INT8, OPENVINO} & set(backends):
         for module in ("onnx", "onnxscript", "onnxruntime"):

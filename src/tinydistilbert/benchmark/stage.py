@@ -48,11 +48,11 @@ def benchmark(
     Args:
         models: rows of the table: a model folder, an exported folder, or None for one of `architectures` with random
             weights.
-        settings: back ends, protocols, how many pairs, in how many rounds.
-        recipe: where the data is, the seed, and the name and hash that measurements carry.
+        settings: back ends, protocols, number of pairs and of rounds.
+        recipe: has the location of the data, the seed, and the name and hash for the measurements.
         tokenizer: of the rows without a folder.
-        output: gets `measurements.jsonl` and `latencies.jsonl` (every single time, in milliseconds).
-        architectures: what the rows without a folder are built with.
+        output: gets `measurements.jsonl` and `latencies.jsonl` (each individual time, in milliseconds).
+        architectures: functions that build the rows without a folder.
 
     Raises:
         UserError: a back end is not installed, or a folder is not one that it can be made from.
@@ -83,7 +83,7 @@ def benchmark(
 def _measure(
     subjects: Sequence[Subject], rows: Sequence[BenchmarkRow], settings: Benchmark, record: Record, *, seed: int
 ) -> None:
-    """Sizes, latencies on one core, and memory."""
+    """Measure sizes, latencies on one core, and memory."""
     for subject in subjects:
         record.add(
             subject, "size", "parameters", subject.parameters, megabytes_fp32=subject.parameters * 4 / 1e6,

@@ -1,4 +1,4 @@
-"""Timing: one pinned core, warm-up, rounds in turn; and the statistics of the times."""
+"""Timing on one pinned core, with warm-up, in rounds that take turns; and statistics of the times."""
 
 import os
 import time
@@ -14,11 +14,11 @@ import torch
 from tinydistilbert.progress import duration, say
 
 WARM_UP = 2
-"""Untimed passes before each slice: the caches still hold the previous model."""
+"""Untimed passes before each slice, because the caches still hold the previous model."""
 NOISE_LIMIT = 1.10
 """A larger ratio between the slowest and the fastest round is reported as noise of the machine."""
 RESAMPLES = 1000
-"""Of the bootstrap behind an interval."""
+"""Resamples of the bootstrap of an interval."""
 
 Rounds = Sequence[Sequence[float]]
 """Seconds of each pair, by round."""
@@ -28,30 +28,30 @@ Size = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Timed:
-    """Something to be timed on the pair of a number."""
+    """Something to time on pairs."""
 
     prepare: Callable[[int], Any]
-    """Makes the inputs, before the clock starts."""
+    """Makes the inputs of a pair by its index, before the clock starts."""
     answer: Callable[[Any], object]
-    """What is timed: from those inputs to the logits."""
+    """The timed call, from those inputs to the logits."""
 
 
 def wall_clock(answer: Callable[[Any], object], prepared: Any) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     answer(prepared)
     return time.perf_counter() - start
 
 
 def core_clock(answer: Callable[[Any], object], prepared: Any) -> float:
-    """CPU seconds of one call: time that other programs took is left out, except for their effect on the caches."""
+    """Return the CPU seconds of one call, without the time of other programs, except for their effect on caches."""
     start = time.thread_time()
     answer(prepared)
     return time.thread_time() - start
 
 
 CLOCKS = {"wall": wall_clock, "core": core_clock}
-"""By their names in a recipe."""
+"""Clocks by their names in a recipe."""
 
 
 def time_in_turns(
@@ -60,12 +60,12 @@ def time_in_turns(
     clock: Callable[[Callable[[Any], object], Any], float] = wall_clock,
     label: str = "",
 ) -> dict[str, list[list[float]]]:
-    """Seconds of each pair, by row and round; each round goes through every row, the first of them in turn.
+    """Return the seconds of each pair, by row and round; each round times every row, and each row in turn goes first.
 
-    Before a row is timed on inputs of a size that it has not had, it computes one of them untimed: OpenVINO prepares
-    its products for each size that it meets, and keeps them.
+    Before a row is timed on inputs of a new size, it computes one of them untimed, because OpenVINO prepares its
+    products for each new size, and keeps them.
 
-    With a `label`, a line on standard error after each round says how far it is.
+    With a `label`, a line on standard error reports the progress after each round.
     """
     begun = time.monotonic()
     names = list(timed)
@@ -95,9 +95,9 @@ def _size(inputs: Mapping[str, Any]) -> Size:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Run the body with one torch thread, pinned to one core where the system can; both are restored afterwards."""
+    """Run the body with one torch thread, pinned to one core if the system can; both are restored afterwards."""
     threads, process = torch.get_num_threads(), psutil.Process()
-    cores: list[int] = process.cpu_affinity() if hasattr(process, "cpu_affinity") else []  # macOS pins nothing
+    cores: list[int] = process.cpu_affinity() if hasattr(process, "cpu_affinity") else []  # macOS cannot pin
     try:
         torch.set_num_threads(1)
         if cores:
@@ -110,15 +110,15 @@ def one_core() -> Iterator[None]:
 
 
 def load_average() -> float | None:
-    """Mean number of programs that were running or waiting in the last minute, this one too; None where unknown."""
+    """Return the mean number of running or waiting programs in the last minute, including this one; None = unknown."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def summarize(rounds: Rounds, total: int) -> dict[str, Any]:
-    """The statistics in a row of Table 3, from the seconds of each pair by round.
+    """Return the statistics in a row of Table 3, from the seconds of each pair by round.
 
-    `seconds_per_pass` is `total` times the mean, `interval` its 95 % interval; `spread` the largest over the smallest
-    mean of a round (1.0 = alike).
+    `seconds_per_pass` is `total` times the mean, `interval` its 95 % interval, and `spread` the largest mean of a round
+    divided by the smallest (1.0 = equal).
     """
     every = np.concatenate([np.asarray(part) for part in rounds])
     means = [float(np.mean(part)) for part in rounds]
@@ -137,10 +137,10 @@ def summarize(rounds: Rounds, total: int) -> dict[str, Any]:
 
 
 def mean_interval(rounds: Rounds) -> tuple[float, float]:
-    """95 % interval of the mean, in seconds: rounds are drawn with replacement, and in each of them pairs.
+    """Return the 95 % interval of the mean, in seconds: rounds are drawn with replacement, and then pairs in each.
 
-    The bootstrap of two stages (Davison and Hinkley 1997, section 3.8). Pairs alone would leave out that a machine is
-    slower in one minute than in the next, which all pairs of a round share; five rounds alone have too few values.
+    It is the two-stage bootstrap (Davison and Hinkley 1997, section 3.8). Drawing only pairs would ignore that a
+    machine is slower in some minutes, which affects all pairs of a round; five rounds alone are too few values.
     """
     generator = np.random.default_rng(0)
     sizes = np.array([len(part) for part in rounds])

@@ -1,1 +1,1 @@
-"""Pretraining distillation: the teacher moved to a corpus, and a student that learns from it."""
+"""Pretraining distillation: adapt the teacher to a corpus, then train a student on its outputs."""

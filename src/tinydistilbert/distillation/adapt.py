@@ -1,4 +1,4 @@
-"""adapt: a teacher from anywhere → a teacher in the run folder, moved to this text if the recipe says so."""
+"""adapt: a teacher from anywhere → a teacher in the run folder, trained on this text if the recipe says so."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ MASKED_LM_ONLY = Objective(kl=0, mlm=1, cosine=0, kl_positions="masked")
 
 
 def adapt_steps(settings: Adapt, block_size: int) -> int:
-    """Optimiser steps that the section's `tokens` need, packed in blocks of that size."""
+    """Return the optimiser steps that the section's `tokens` take when packed in blocks of this size."""
     optimization = settings.optimization
     blocks_per_step = optimization.batch_size * optimization.gradient_accumulation_steps
     return math.ceil(settings.tokens / (blocks_per_step * block_size))
@@ -50,23 +50,23 @@ def adapt(
     origin: results.Origin,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Make the finished teacher folder `output`: model, tokenizer, validation loss, and the log of the training if any.
+    """Write the finished teacher folder `output`: model, tokenizer, validation loss, and the log of any training.
 
-    With `settings.tokens`, the whole encoder and its masked-LM head are trained on the corpus first (Gururangan et
-    al. 2020). All of it, because a new head on a frozen encoder stalls (docs/decisions/0006).
+    With `settings.tokens`, the encoder and its masked-LM head are trained on the corpus first (Gururangan et al. 2020).
+    The whole encoder is trained, because a new head on a frozen encoder stalls (docs/decisions/0006).
 
     Raises:
-        Interrupted: the user asked to stop; the same call goes on from a checkpoint.
+        Interrupted: the user asked to stop; the same call resumes from a checkpoint.
     """
     steps, optimization = adapt_steps(settings, setup.blocks.train.shape[1]), settings.optimization
     model = teacher.model
     with setup.compute.ranks.unfinished(output) as folder:
-        if not (settings.tokens or teacher.has_trained_head):  # it is fine-tuned alone, and its head says nothing
+        if not (settings.tokens or teacher.has_trained_head):  # only fine-tuning uses it; its head is untrained
             save_model(model, teacher.tokenizer, folder)
             write_pooling(teacher.pooling, model.config, folder)
             results.write(folder / MEASUREMENTS, [])
             return
-        # What is trained is whole in every process.
+        # A model that is trained is whole in every process.
         sharding = "never" if settings.tokens else setup.sharding
         measured = place_teacher(model, setup.compute, sharding, trained=0, log=log)
         before = validation_losses(measured, None, setup, precision="fp32")

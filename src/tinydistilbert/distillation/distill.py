@@ -1,4 +1,4 @@
-"""distill: teacher + token blocks → student; and the control, the same cut of the teacher without distillation."""
+"""distill: teacher + token blocks → student; also the control, the same cut of the teacher without distillation."""
 
 import copy
 import math
@@ -36,15 +36,15 @@ from tinydistilbert.run_folder import MEASUREMENTS
 from tinydistilbert.storage import atomic, cache
 
 SCHEDULE = "schedule.json"
-"""In a student folder whose steps were fitted to a time budget: their number, and what was measured."""
+"""In a student folder whose steps were fitted to a time budget: their number, and the measured speed."""
 PROBE_STEPS, PROBE_SHARE = 20, 0.05
-"""A budget's speed is measured over so many steps, or as many as fit into this share of it, at least two."""
+"""To fit a time budget, speed is measured over this many steps, or those that fit into this share of it, at least 2."""
 
 
 def distill_steps(settings: schema.Distill, objective: schema.Objective, train_blocks: int) -> int:
-    """Optimiser steps of the distillation without a time budget: as the epochs need, at most `max_steps`.
+    """Return the optimiser steps of a distillation without a time budget: those of the epochs, at most `max_steps`.
 
-    Gives a notice where that limit is beyond the last epoch.
+    Prints a notice if `max_steps` is more than the epochs take.
     """
     optimization = settings.optimization
     blocks_per_step = optimization.batch_size * optimization.gradient_accumulation_steps
@@ -72,26 +72,26 @@ def distill(
     control: bool = False,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Make the finished student folder `output`, which `AutoModelForMaskedLM` and `pipeline("fill-mask")` read.
+    """Write the finished student folder `output`, which `AutoModelForMaskedLM` and `pipeline("fill-mask")` read.
 
     Args:
-        settings: how long to train, with which optimiser, cached or not.
+        settings: how long to train, with which optimiser, with or without a cache.
         objective: what the student minimises.
         cut: how the student is cut from the teacher.
         teacher: the model to learn from; it is not changed.
         setup: the text, its masks, what is measured on it, and where to compute.
-        output: folder to make; beside the model it holds `log.jsonl` and `measurements.jsonl`.
+        output: folder to make; it also holds `log.jsonl` and `measurements.jsonl`.
         origin: the recipe that the measurements name.
-        control: leave the distillation out: the cut alone, to show what distilling it added.
+        control: skip the distillation and keep the cut as it is, to show what distillation adds.
         log: called with a line about the teacher's cache and the steps that fit into a time budget.
 
     Raises:
         UserError: the student cannot be cut from this teacher, a cache does not fit on the disk, or no step fits into
             the time budget.
-        Interrupted: the user asked to stop; the same call goes on from a checkpoint.
+        Interrupted: the user asked to stop; the same call resumes from a checkpoint.
     """
     student = cut_student(teacher.model, cut, seed=setup.seed).to(setup.compute.device)
-    # One process makes a cache by itself, and needs the whole of it.
+    # One process makes a cache alone, and needs the whole teacher for it.
     sharding = "never" if settings.cache.kind != "none" else setup.sharding
     taught_by = place_teacher(teacher.model, setup.compute, sharding, trained=parameter_count(student), log=log)
     with setup.compute.ranks.unfinished(output) as folder:
@@ -120,7 +120,7 @@ def distill(
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a distillation of any number of steps is made of."""
+    """The parts of a distillation that do not depend on its number of steps."""
 
     settings: schema.Distill
     objective: schema.Objective
@@ -128,14 +128,14 @@ class _Parts:
     matches: Matches
     setup: PretrainingSetup
     cached: CachedBatches | None
-    """With the teacher's outputs, if they were computed before."""
+    """Micro-batches with the teacher's outputs, if there is a cache."""
 
 
 def _prepared(
     settings: schema.Distill, objective: schema.Objective, cut: schema.Student, teacher: PreTrainedModel,
     student: PreTrainedModel, setup: PretrainingSetup, log: Callable[[str], None],
 ) -> _Parts:  # fmt: skip
-    """Layers matched, encoders compiled and the teacher's cache made, if the settings want it."""
+    """Match layers and, if the settings say so, compile the encoders and make the teacher's cache."""
     matches = match_layers(objective, cut, teacher.config, student.config)
     if settings.compile:
         compile_encoders(*(() if is_in_shards(teacher) else (teacher,)), student)
@@ -148,7 +148,7 @@ def _prepared(
 
 
 def _train(parts: _Parts, student: PreTrainedModel, steps: int, folder: Path, *, label: str) -> float:
-    """Train `student` in place; returns the seconds."""
+    """Train `student` in place and return the seconds."""
     optimization = parts.settings.optimization
     loss = PretrainingLoss(
         parts.objective, parts.teacher, parts.matches, steps, optimization.gradient_accumulation_steps,
@@ -159,10 +159,10 @@ def _train(parts: _Parts, student: PreTrainedModel, steps: int, folder: Path, *,
 
 
 def _steps_in_budget(parts: _Parts, student: PreTrainedModel, folder: Path, log: Callable[[str], None]) -> int:
-    """Steps that fit into the time budget, measured on a copy of the student; a resumed run keeps their number.
+    """Return the steps that fit into the time budget, measured on a copy of the student; a resumed run keeps them.
 
     Raises:
-        UserError: not even one does.
+        UserError: not even one step fits.
     """
     path, time_budget, ranks = folder / SCHEDULE, parts.settings.time_budget, parts.setup.compute.ranks
     steps: int = ranks.broadcast(atomic.read_json(path)["steps"] if path.is_file() else 0)
@@ -170,10 +170,10 @@ def _steps_in_budget(parts: _Parts, student: PreTrainedModel, folder: Path, log:
         return steps
     budget, begun = seconds_of(time_budget), time.monotonic()
     twin = copy.deepcopy(student)
-    if parts.settings.compile:  # which a copy forgets
+    if parts.settings.compile:  # a copy is not compiled
         compile_encoders(twin)
-    _seconds_of_steps(parts, twin, 1)  # the first step pays for what happens once
-    step_seconds = ranks.broadcast(_seconds_of_steps(parts, twin, 1))  # by one clock, as all that follows from it
+    _seconds_of_steps(parts, twin, 1)  # the first step includes one-time costs
+    step_seconds = ranks.broadcast(_seconds_of_steps(parts, twin, 1))  # all processes decide by rank 0's clock
     count = max(2, min(PROBE_STEPS, int(PROBE_SHARE * budget / step_seconds)))
     step_seconds = ranks.broadcast(_seconds_of_steps(parts, twin, count) / count)
     before_validation = time.monotonic()
@@ -196,19 +196,19 @@ def _steps_in_budget(parts: _Parts, student: PreTrainedModel, folder: Path, log:
 
 
 def _seconds_of_steps(parts: _Parts, student: PreTrainedModel, steps: int) -> float:
-    """Seconds of a training of so many steps in a folder of its own, with as little validation as can be."""
+    """Return the seconds of a training of so many steps in a scratch folder, with as little validation as possible."""
     little = replace(parts.setup, validation=replace(parts.setup.validation, times=1, blocks=1))
     with tempfile.TemporaryDirectory() as scratch:
         return _train(replace(parts, setup=little), student, steps, Path(scratch), label="measure the speed")
 
 
 def fit_steps(budget: float, step: float, validation: float) -> int:
-    """Steps of `step` seconds that fit into `budget` seconds beside `validation` seconds of measuring."""
+    """Return the steps of `step` seconds that fit into `budget` seconds minus `validation` seconds of validation."""
     return max(0, math.floor((budget - validation) / step))
 
 
 def compile_encoders(*models: PreTrainedModel) -> None:
-    """Compile the encoders in place; where that fails they run as they are, with a warning by torch."""
+    """Compile the encoders in place; if that fails, they run uncompiled, with a warning from torch."""
     torch._dynamo.config.suppress_errors = True
     for model in models:
         encoder = model.base_model

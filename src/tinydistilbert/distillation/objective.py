@@ -1,7 +1,7 @@
 """The objective: the recipe's weighted terms as functions of a student, a micro-batch and the step.
 
-Which terms there are, what they read and what they are means over is in the table of recipe/objective.py. `adapt` is
-distillation without a teacher: only the masked-LM term has weight.
+The table of recipe/objective.py lists the terms, what they read and what they are means over. `adapt` is distillation
+without a teacher: only the masked-LM term has weight.
 """
 
 from collections.abc import Collection, Mapping
@@ -34,13 +34,13 @@ class PretrainingLoss:
     objective: schema.Objective
     teacher: PreTrainedModel | None = None
     matches: Matches = NO_MATCHES
-    """Which layers of the teacher the student's are compared with."""
+    """Which layers of student and teacher are compared."""
     steps: int = 1
-    """Of the whole training; weights and temperature that change reach their second value at the last one."""
+    """Of the whole training; weights and a temperature that change reach their second value at the last step."""
     accumulation: int = 1
-    """Micro-batches in a step; only TinyDistilBERT's way of averaging needs to know."""
+    """Micro-batches in a step; used only by TinyDistilBERT's way of averaging."""
     compiled: bool = False
-    """Compile what is computed from the logits by chunks, on a GPU."""
+    """On a GPU, compile what is computed from the logits by chunks."""
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -52,13 +52,13 @@ class PretrainingLoss:
         return {name: ramp_at(getattr(self.objective, name), step, self.steps) for name in self.terms}
 
     def token_shares(self, micro_batches: list[Batch]) -> list[dict[str, float]]:
-        """For each micro-batch of a step, how much of each term's mean over the step falls to it."""
+        """Return, for each micro-batch of a step, its share of each term's mean over the step."""
         if self.objective.reduction == "notebook":
             return [dict.fromkeys(self.terms, 1 / self.accumulation) for _ in micro_batches]
         return token_shares([self._counts(batch) for batch in micro_batches])
 
     def _counts(self, batch: Batch) -> dict[str, int]:
-        """Over how many positions, or pairs of positions, each term of this micro-batch is a mean."""
+        """Return the number of positions, or pairs of positions, that each term of this micro-batch is a mean over."""
         counts = {
             MeanOver.KL_POSITIONS: len(batch["soft"]), MeanOver.MASKED: len(batch["masked"]),
             MeanOver.COUNTED: len(batch["counted"]),
@@ -70,7 +70,7 @@ class PretrainingLoss:
     def loss(
         self, model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
     ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, ""]]]:
-        """The scaled sum of the terms, and each term's mean; what no term reads is not computed."""
+        """Return the scaled sum of the terms, and each term's mean; outputs that no term reads are not computed."""
         assert isinstance(model, ProjectedStudent)
         student = encode(
             model.student, batch["input_ids"], batch.get("attention_mask"),
@@ -93,7 +93,7 @@ class PretrainingLoss:
         return total, means
 
     def _teacher_output(self, batch: Batch, term_scales: Mapping[str, float]) -> EncoderOutput | None:
-        """The teacher's: computed, or from the cache that the batch comes from; None where no term reads it."""
+        """Return the teacher's output, computed or from the batch's cache; None if no term reads it."""
         if "teacher_hidden" in batch:
             return EncoderOutput(batch["teacher_hidden"].to(torch.get_default_dtype()), LayerOutputs())
         is_read = any(TERMS[name].needs_teacher for name in term_scales)
@@ -106,7 +106,7 @@ class PretrainingLoss:
             )  # fmt: skip
 
     def pass_of_teacher(self, batch: Batch, step: int) -> None:
-        """The pass of the teacher that `loss` makes, for a process that has no micro-batch while others have one."""
+        """Run the teacher as `loss` does, in a process that has no micro-batch while others have one."""
         self._teacher_output(batch, self.term_weights(step))
 
     def _hidden_terms(
@@ -117,7 +117,7 @@ class PretrainingLoss:
         batch: Batch,
         names: Collection[str],
     ) -> dict[str, Float[Tensor, ""]]:
-        """The terms on hidden states and attention."""
+        """Return the terms on hidden states and attention."""
         names = [name for name in names if not TERMS[name].is_on_logits]
         if not names:
             return {}
@@ -144,7 +144,7 @@ class PretrainingLoss:
         names: Collection[str],
         temperature: float,
     ) -> dict[str, Float[Tensor, ""]]:
-        """The terms on logits that are not computed by chunks; without any position they are 0."""
+        """Return the terms on logits that are not computed by chunks; a term without any position is 0."""
         terms = {}
         for name in (name for name in names if TERMS[name].is_on_logits and not TERMS[name].by_chunks):
             positions = batch["soft" if TERMS[name].needs is Needs.LOGITS else "masked"]
@@ -170,10 +170,10 @@ class PretrainingLoss:
         term_scales: Mapping[str, float],
         temperature: float,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """KL and masked LM: at the positions of the KL, of which the masked ones come first, or without KL at those."""
+        """Return KL and masked LM at the positions of the KL, masked ones first; without KL, at the masked ones."""
         masked = batch["masked"]
         positions = batch["soft"] if "kl" in term_scales else masked
-        # In a micro-batch of blank lines no token is masked: the terms without any position are 0.
+        # A micro-batch of blank lines has no masked token: a term without any position is 0.
         counts = {"kl": len(positions), "mlm": len(masked)}
         zeros = {name: student.last_hidden_state.new_zeros(()) for name in term_scales if not counts[name]}
         scales = {name: scale for name, scale in term_scales.items() if counts[name]}
@@ -205,7 +205,7 @@ class PretrainingLoss:
         teacher_hidden: Float[Tensor, "batch length teacher_width"],
         batch: Batch,
     ) -> dict[str, Float[Tensor, ""]]:
-        """TinyDistilBERT's terms: logits and KL at every position, padding too; the cosine of [CLS] alone."""
+        """Return TinyDistilBERT's terms: KL at every position, padding included; the cosine of [CLS] only."""
         assert self.teacher is not None
         student_logits = vocabulary_logits(student_model, student_hidden)
         with torch.no_grad():
@@ -224,16 +224,22 @@ class PretrainingLoss:
 def _at(
     states: Float[Tensor, "batch length width"], positions: Int[Tensor, " positions"]
 ) -> Float[Tensor, "positions width"]:
-    """Those at some positions of the flattened batch; by `index_select`, whose gradient on a GPU need not sort them."""
+    """Return the states at these positions of the flattened batch.
+
+    `index_select`, because its gradient on a GPU does not sort the positions.
+    """
     return states.flatten(0, 1).index_select(0, positions)
 
 
 def _visible(batch: Batch) -> Bool[Tensor, "batch length length"]:
-    """Pairs of positions of which the first attends to the second: no padding, and one document if those are apart."""
+    """Return the pairs of positions in which the first attends to the second.
+
+    Neither is padding; where documents are kept apart, both are in the same one.
+    """
     mask, rows = batch.get("attention_mask"), batch["input_ids"]
     if mask is None:
         return torch.ones((), dtype=torch.bool, device=rows.device).expand(len(rows), rows.shape[1], rows.shape[1])
-    if mask.dim() == 4:  # there each position may attend to itself, padding too, which counts nowhere
+    if mask.dim() == 4:  # in this mask padding attends to itself too, but it must not count
         counted = torch.zeros(rows.numel(), dtype=torch.bool, device=rows.device).index_fill_(0, batch["counted"], True)
         return mask[:, 0] & counted.view(rows.shape)[:, :, None]
     return mask.bool()[:, :, None] & mask.bool()[:, None, :]

@@ -1,4 +1,4 @@
-"""What `adapt` and `distill` share: training on masked token blocks, and the same numbers on validation blocks."""
+"""What `adapt` and `distill` share: training on masked token blocks, and validation losses on held-out blocks."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from tinydistilbert.training.precision import Precision, frozen, multiplying
 
 @dataclass(frozen=True)
 class PretrainingSetup:
-    """What is alike for every training on token blocks: the text, its masks, what is measured on it, and where."""
+    """What every training on token blocks shares: the text, its masks, its validation, and where to compute."""
 
     blocks: TokenBlocks
     attention: Attention
@@ -42,7 +42,7 @@ class PretrainingSetup:
 
     @classmethod
     def of(cls, recipe: schema.Recipe, blocks: TokenBlocks, where: torch.device | Compute) -> Self:
-        """As a recipe wants it, on a text that was prepared, on a device or in a precision too that was chosen."""
+        """Return the setup of a recipe on a prepared text; `where` is a device, or a device with its precision."""
         compute = where if isinstance(where, Compute) else Compute.of(recipe, where)
         return cls(
             blocks,
@@ -55,7 +55,7 @@ class PretrainingSetup:
         )
 
     def batches(self, objective: schema.Objective, optimization: schema.Optimization, *, steps: int) -> MaskedBatches:
-        """The micro-batches of a training of so many steps."""
+        """Return the micro-batches of a training of so many steps."""
         return MaskedBatches(
             self.blocks, self.attention, self.masking, objective, optimization, seed=self.seed, steps=steps
         )
@@ -64,20 +64,20 @@ class PretrainingSetup:
 def validation_losses(
     model: PreTrainedModel, teacher: PreTrainedModel | None, setup: PretrainingSetup, *, precision: Precision
 ) -> dict[str, float]:
-    """What the model is worth on held-out text, whatever it was trained with: 15 % are masked, the same ones always.
+    """Return a model's losses on held-out text, independent of its objective: always the same 15 % of it are masked.
 
-    Several processes have every so many batches each, and all of them get the same means.
+    Several processes share the batches, and all of them get the same means.
 
     Args:
-        model: what is measured.
-        teacher: what it is compared with.
+        model: the model to measure.
+        teacher: the model to compare it with.
         setup: the text, and where to compute.
-        precision: of both models' matrix products; what is reported is computed in fp32.
+        precision: of both models' matrix products; losses that are reported are computed in fp32.
 
     Returns:
         `mlm` (cross-entropy in nats), `perplexity` (its exponential), and with a teacher `kl` (teacher ‖ model in nats,
-        at temperature 1) and, where both are as wide, `cosine` (1 - cos of the last hidden states, over all tokens):
-        means over the positions.
+        at temperature 1) and, if both have the same width, `cosine` (1 - cos of the last hidden states, over all
+        tokens): means over the positions.
     """
     sums = {"mlm": 0.0, "kl": 0.0, "cosine": 0.0}
     masked = counted = 0.0
@@ -101,7 +101,7 @@ def validation_losses(
                     in_text = batch["counted"]
                     sums["cosine"] += float(terms.cosine(hidden[in_text], teacher_hidden[in_text])) * len(in_text)
             masked, counted = masked + masked_count, counted + len(batch["counted"])
-        if ranks.rank >= (number % ranks.world or ranks.world):  # others have a last batch, this process has none
+        if ranks.rank >= (number % ranks.world or ranks.world):  # others have one more batch than this process
             for each in (model, teacher):
                 if each is not None and is_in_shards(each):
                     hidden_states(each, cpu_batch["input_ids"].to(setup.compute.device), None)
@@ -125,25 +125,25 @@ def pretrain(
     folder: Path,
     label: str,
 ) -> float:
-    """Train `model` for `loss.steps` optimiser steps, measuring on validation blocks; returns the seconds.
+    """Train `model` for `loss.steps` optimiser steps, measuring on validation blocks, and return the seconds.
 
     Args:
-        model: what is trained, in place.
+        model: trained in place.
         loss: the objective, with the teacher if it has one.
         batches: the micro-batches of each step.
-        setup: says what is measured on the way, the seed, and where to compute.
+        setup: the validation, the seed, and where to compute.
         optimization: AdamW and the schedule.
         folder: where `log.jsonl` and the checkpoints go.
-        label: what the progress line calls it.
+        label: name of the training in the progress line.
 
     Raises:
         Interrupted: the user asked to stop; a checkpoint was saved in `folder`.
         NonFiniteLoss: a loss or gradient is not finite.
     """
-    torch.manual_seed(step_seed(setup.seed, -1))  # of the projection, whatever was drawn before it
+    torch.manual_seed(step_seed(setup.seed, -1))  # the projection does not depend on earlier draws
     trained = projected_student_for(model, loss, optimization, setup.compute.device)
     times = setup.validation.times
-    # The loss of TinyDistilBERT's loop depends on the size of the micro-batches, so they stay as they are there.
+    # The loss of TinyDistilBERT's loop depends on the size of the micro-batches, so they must not be halved.
     can_be_halved = loss.objective.reduction != "notebook"
     job = TrainingJob(
         steps=loss.steps, micro_batches=batches, term_weights=loss.term_weights, token_shares=loss.token_shares,
@@ -160,7 +160,7 @@ def pretrain(
 def projected_student_for(
     model: PreTrainedModel, loss: PretrainingLoss, optimization: schema.Optimization, device: torch.device
 ) -> ProjectedStudent:
-    """The student as it is trained: its dropout set, the teacher beside it still and without gradients."""
+    """Return the student with its projection and its dropout set; set the teacher to evaluation without gradients."""
     set_dropout(model, optimization.dropout, optimization.attention_dropout)
     if loss.teacher is not None:
         loss.teacher.to(device).eval().requires_grad_(False)
@@ -175,7 +175,7 @@ def pretraining_measurements(
     seconds: float,
     **details: float,
 ) -> list[Measurement]:
-    """The validation losses of one row of the tables as measurements; `examples` are blocks."""
+    """Return the validation losses of one row of the tables as measurements; `examples` are blocks."""
     total = len(setup.blocks.validation)
     return [
         Measurement(

@@ -1,8 +1,8 @@
 """The teacher's cache: hidden states or top logits of the frozen teacher for a few maskings of the text, stored once.
 
 A *view* is the whole training part with one mask. Epochs take the views in turn: epoch e reads view e % views. Each
-view is a finished folder of its own with memory-mapped arrays, so a build that was killed goes on after the last
-finished one, and a recipe with more views adds to those that are there.
+view is a separate finished folder of memory-mapped arrays. So a build that was killed continues after the last finished
+view, and a recipe with more views reuses the existing ones.
 """
 
 import contextlib
@@ -34,15 +34,15 @@ from tinydistilbert.training.device import Compute
 from tinydistilbert.training.precision import Precision, frozen, multiplying
 
 FORMAT = 2
-"""Raise it whenever the same teacher, text and settings would be stored otherwise."""
+"""Increase it whenever the same teacher, text and settings would be stored differently."""
 BLOCKS_AT_ONCE = 16
-"""Blocks in one pass of the teacher, whose masks are drawn together."""
+"""Blocks in one pass of the teacher; their masks are drawn together."""
 POSITIONS_AT_ONCE = 512
-"""Positions whose logits exist at a time: 62 MB in BERT's vocabulary."""
+"""Positions whose logits exist at a time: 62 MB for BERT's vocabulary."""
 _NO_MATTER = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
-"""Of a configuration: where a model is from and in which version it was saved."""
+"""Settings of a model's configuration that do not change its outputs: its origin, and how it was saved."""
 SPARE = 0.05
-"""Room on the disk beside the computed size, as a share of it: for manifests, and because masks are drawn by chance."""
+"""Extra disk space, as a share of the computed size: for manifests, and because masks are random."""
 
 MASKED, SOFT = 1, 2
 """Bits of `marks`: the token is masked; it is a position of the KL."""
@@ -51,19 +51,19 @@ View = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class CachedBatches:
-    """The micro-batches of a training whose teacher was run before."""
+    """The micro-batches of a training with stored outputs of the teacher."""
 
     batches: MaskedBatches
-    """Which blocks each step reads: the same in the same order as without a cache."""
+    """Which blocks each step reads: the same, in the same order, as without a cache."""
     views: tuple[View, ...]
     """Memory-mapped arrays of each view."""
 
     def __call__(self, step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
-        """Those of `step`, as `MaskedBatches` makes them, with the stored outputs of the teacher.
+        """Return the micro-batches of `step`, as `MaskedBatches` makes them, with the stored outputs of the teacher.
 
         These are `teacher_hidden` [batch length hidden] in half precision, or `teacher_top_ids` and
-        `teacher_top_log_probabilities` [soft k]: natural logarithms at the recipe's temperature, falling, in the order
-        of `soft`; what is missing to a sum of 1 is the rest of the vocabulary.
+        `teacher_top_log_probabilities` [soft k]: natural logarithms at the recipe's temperature, in descending order,
+        with rows in the order of `soft`; the probability missing to 1 belongs to the rest of the vocabulary.
         """
         batches = self.batches
         indices, epochs = batches.chosen(step)
@@ -84,14 +84,17 @@ class CachedBatches:
 
 
 def _gather(views: list[View], name: str, indices: Int64[np.ndarray, " batch"]) -> np.ndarray:
-    """The blocks of those numbers, each from its view."""
+    """Return the blocks with these indices, each from its view."""
     return np.stack([view[name][index] for view, index in zip(views, indices, strict=True)])
 
 
 def _top_tokens_at(
     soft: Int64[np.ndarray, " positions"], views: list[View], indices: Int64[np.ndarray, " batch"]
 ) -> dict[str, Tensor]:
-    """The likeliest tokens at the flat positions `soft` of a micro-batch; stored are a block's in rising order."""
+    """Return the likeliest tokens at the flat positions `soft` of a micro-batch, in the order of `soft`.
+
+    The cache stores the positions of a block in ascending order.
+    """
     ids, log_probabilities = [], []
     for view, index in zip(views, indices, strict=True):
         of_block = slice(view["top_ends"][index - 1] if index else 0, view["top_ends"][index])
@@ -112,15 +115,15 @@ def make_cache(
     compute: Compute,
     log: Callable[[str], None],
 ) -> CachedBatches:
-    """The cache `folder/teacher-<key>`, with the views that the settings ask for; missing ones are made.
+    """Open the cache `folder/teacher-<key>` with the views that the settings ask for, and make missing ones.
 
     Args:
-        settings: the checks of the recipe have refused those that do not go with a cache.
-        batches: of the training without a cache; their text and masks are what the teacher reads.
-        teacher: already on the device and not training.
+        settings: already checked by the recipe to be compatible with a cache.
+        batches: of the training without a cache; the teacher reads their text and masks.
+        teacher: already on the device and in evaluation mode.
         folder: of all caches.
         compute: where the teacher computes, and in which precision.
-        log: called with a line that says how large the cache is, before anything is written, and where.
+        log: called with the size and the folder of the cache, before anything is written.
 
     Raises:
         UserError: the disk has no room for it, or the folder holds the outputs of another teacher, or something else.
@@ -141,7 +144,7 @@ def make_view(
     settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, folder: Path, compute: Compute,
     number: int,
 ) -> None:  # fmt: skip
-    """Make one view of the cache, as `make_cache` would, unless it is finished; several processes make several."""
+    """Make one view of the cache, as `make_cache` would, unless it is finished; for one process per view."""
     facts = _facts(settings, batches, teacher, compute.chosen)
     _make_alone(_cache_folder(folder, facts), number, settings, batches, teacher, facts, compute.device)
 
@@ -150,23 +153,23 @@ def _make_alone(
     cache: Path, number: int, settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel,
     facts: dict[str, Any], device: torch.device,
 ) -> None:  # fmt: skip
-    """Make a view that is not finished while no other process does."""
+    """Make a view unless it is finished, with a lock so that only one process makes it."""
     lock = cache.with_name(f".{cache.name}-{number}{atomic.LOCK}")
     if atomic.is_finished(_view_folder(cache, number)):
         locks.tidy(lock)
         return
     with locks.alone(lock, where=f"view {number + 1} of the cache {cache}", wait=True):
-        if not atomic.is_finished(_view_folder(cache, number)):  # as another process may have left it meanwhile
+        if not atomic.is_finished(_view_folder(cache, number)):  # another process may have finished it meanwhile
             _make_view(cache, number, settings, batches, teacher, facts, device)
 
 
 def check_room(
     settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, folder: Path, *, views: int
 ) -> int:
-    """Bytes of all views of the cache, after it was made sure that `views` of them, still to be made, fit on the disk.
+    """Check that the `views` still to be made fit on the disk, and return the bytes of all views of the cache.
 
     Raises:
-        UserError: they do not.
+        UserError: they do not fit.
     """
     blocks, length = batches.blocks.train.shape
     total_bytes = cache_bytes(
@@ -181,7 +184,7 @@ def check_room(
 def views_to_make(
     settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, folder: Path, compute: Compute
 ) -> list[int]:
-    """The numbers of the views that `make_cache` would have to make for this teacher."""
+    """Return the numbers of the views that `make_cache` would have to make for this teacher."""
     cache = _cache_folder(folder, _facts(settings, batches, teacher, compute.chosen))
     return _missing(cache, settings.views)
 
@@ -195,12 +198,12 @@ def cache_bytes(
     settings: schema.TeacherCache, objective: schema.Objective, masking: schema.Masking, *, blocks: int, length: int,
     hidden_size: int, vocab_size: int,
 ) -> int:  # fmt: skip
-    """Bytes of all views of a cache; of `top-k` as many positions as are expected.
+    """Return the bytes of all views of a cache; for `top-k`, of the expected number of positions.
 
     Args:
         settings: of the cache.
-        objective: says at which positions soft targets are needed.
-        masking: says how many positions are masked.
+        objective: at which positions soft targets are needed.
+        masking: how many positions are masked.
         blocks: of the training part.
         length: tokens in a block.
         hidden_size: of the teacher.
@@ -223,7 +226,7 @@ def _id_type(vocab_size: int) -> np.dtype[Any]:
 
 
 def weights_hash(model: PreTrainedModel) -> str:
-    """SHA-256 of all weights, in the order of the model's `state_dict`, with their names, types and shapes."""
+    """Return the SHA-256 of all weights, in the order of the model's `state_dict`, with names, types and shapes."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -232,7 +235,7 @@ def weights_hash(model: PreTrainedModel) -> str:
 
 
 def _config_hash(model: PreTrainedModel) -> str:
-    """SHA-256 of what a model's configuration says about how it computes: two may have the same weights."""
+    """Return the SHA-256 of the settings that a model computes with: different models may have the same weights."""
     settings = {k: v for k, v in model.config.to_diff_dict().items() if k not in _NO_MATTER}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -240,7 +243,7 @@ def _config_hash(model: PreTrainedModel) -> str:
 def _facts(
     settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, precision: Precision
 ) -> dict[str, Any]:
-    """All that a view depends on beside its number. How many views there are is no matter of each of them."""
+    """Return everything that a view depends on, except its number. The number of views is not part of it."""
     objective = batches.objective
     tokens = json.dumps(batches.blocks.manifest, sort_keys=True)
     facts: dict[str, Any] = {
@@ -263,7 +266,7 @@ def _facts(
 
 
 def _missing(cache: Path, views: int) -> list[int]:
-    """The numbers of the views that are not finished."""
+    """Return the numbers of the views that are not finished."""
     return [number for number in range(views) if not atomic.is_finished(_view_folder(cache, number))]
 
 
@@ -331,7 +334,7 @@ def _teacher_outputs(
     soft: Bool[np.ndarray, "batch length"],
     device: torch.device,
 ) -> dict[str, np.ndarray]:
-    """What is kept of one pass of the teacher; at the positions `soft` in rising order."""
+    """Return what the cache stores of one teacher pass; top tokens at the positions `soft` in ascending order."""
     mask = batch.get("attention_mask")
     hidden = hidden_states(teacher, batch["input_ids"].to(device), None if mask is None else mask.to(device))
     if settings.kind == "hidden":
@@ -355,7 +358,7 @@ def _half(hidden: Float[Tensor, "batch length hidden"]) -> np.ndarray:
 def _likeliest(
     teacher: PreTrainedModel, hidden: Float[Tensor, "positions hidden"], temperature: float, top_k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and log-probabilities of the `top_k` likeliest tokens at each position, the likeliest first."""
+    """Return ids and log-probabilities of the `top_k` likeliest tokens at each position, the likeliest first."""
     ids, logs = [], []
     for part in torch.split(hidden, POSITIONS_AT_ONCE):
         logits = vocabulary_logits(teacher, part).float() / temperature
@@ -366,9 +369,9 @@ def _likeliest(
 
 
 def _open_view(cache: Path, number: int, facts: dict[str, Any]) -> View:
-    """The arrays of a finished view, when its manifest says that it is what it should be.
+    """Return the arrays of a finished view, after checking it against its manifest.
 
-    The files are read in full for that: a few seconds a gigabyte, once in a training.
+    The check reads the files in full: a few seconds per gigabyte, once per training.
     """
     folder = _view_folder(cache, number)
     manifest = atomic.read_manifest(folder)

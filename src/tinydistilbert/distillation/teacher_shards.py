@@ -1,8 +1,8 @@
-"""The teacher of several processes: whole in each of them while it fits, else in shards by torch's FSDP2.
+"""The teacher of several processes: whole in each of them if it fits, else in shards by torch's FSDP2.
 
-In shards every process holds its part of each layer of the encoder, and a layer is whole only while it computes: all
-processes gather it together. So each of them has to make as many passes of the teacher as the others. Nothing is
-derived through it. Embeddings and the head, whose matrix is theirs, stay whole.
+With shards, every process holds a part of each encoder layer, and all processes together gather a layer while it
+computes. So each process has to run the teacher as often as the others. No gradient flows through the teacher.
+The embeddings stay whole, and so does the head, which shares their matrix.
 """
 
 import copy
@@ -20,22 +20,22 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.training.device import Compute
 
 TRAINED_BYTES = 16
-"""Of a parameter that is trained: weight, gradient and AdamW's two moments, in single precision."""
+"""Bytes of a trained parameter: weight, gradient and AdamW's two moments, in single precision."""
 SHARE = 0.5
-"""Of a GPU's free memory, which a whole teacher and what is trained may take; the rest is for what a step computes."""
+"""Share of a GPU's free memory that a whole teacher and the trained model may take; the rest is for activations."""
 
 
 def place_teacher(
     teacher: PreTrainedModel, compute: Compute, sharding: schema.Sharding, *, trained: int, log: Callable[[str], None]
 ) -> PreTrainedModel:
-    """The teacher where it computes: itself, or of several processes a copy in shards. All of them call this together.
+    """Put the teacher on the device, whole or as a copy in shards. All processes call this together.
 
     Args:
-        teacher: whole; it stays so, in the memory of the host where the copy is in shards.
-        compute: where, in which precision, and the processes.
-        sharding: whether to; `auto`: on GPUs, where the whole one does not fit.
-        trained: parameters of what is trained beside it.
-        log: called with a line about the choice, of several processes.
+        teacher: whole; if the copy is in shards, it stays whole in the host's memory.
+        compute: the device, the precision and the processes.
+        sharding: whether to shard; `auto`: on GPUs, if the whole teacher does not fit.
+        trained: number of parameters of the model that is trained.
+        log: called with a line about the choice if there are several processes.
     """
     ranks, size = compute.ranks, parameter_count(teacher) * teacher.dtype.itemsize
     if ranks.world == 1:
@@ -56,23 +56,23 @@ def place_teacher(
 
 
 def needed_bytes(teacher: int, trained: int, *, is_bf16: bool) -> int:
-    """Memory of the weights of a whole teacher, in bf16 too where that is multiplied, and of what is trained.
+    """Return the memory of a whole teacher's weights and of the trained model.
 
     Args:
-        teacher: its parameters.
-        trained: parameters of the student.
-        is_bf16: whether products are in bf16; the weights stay in single precision beside.
+        teacher: number of its parameters.
+        trained: number of parameters of the student.
+        is_bf16: whether products are in bf16; the teacher then has bf16 weights as well as single-precision ones.
     """
     return teacher * (6 if is_bf16 else 4) + trained * TRAINED_BYTES
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Free memory of a GPU; None elsewhere: the memory of a CPU holds the whole teacher anyhow, for it was read."""
+    """Return the free memory of a GPU; None elsewhere, because a CPU's memory already holds the whole teacher."""
     return torch.cuda.mem_get_info()[0] if device.type == "cuda" else None
 
 
 def is_in_shards(model: nn.Module | None) -> bool:
-    """Whether the processes hold a part of the model each."""
+    """Return whether each process holds only a part of the model."""
     return model is not None and any(_is_shard(parameter) for parameter in model.parameters())
 
 
@@ -85,7 +85,7 @@ def _held_bytes(parameter: Any) -> int:
 
 
 def _in_shards(teacher: PreTrainedModel, compute: Compute) -> PreTrainedModel:
-    """A copy of which this process holds its part; never is more than one layer of it whole on the device."""
+    """Return a copy of which this process holds its part; at most one of its layers is whole on the device."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -94,9 +94,10 @@ def _in_shards(teacher: PreTrainedModel, compute: Compute) -> PreTrainedModel:
     for layer in encoder_layers(sharded):
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     whole = {parameter for parameter in sharded.parameters() if not _is_shard(parameter)}
-    fully_shard(sharded.base_model, mesh=mesh, ignored_params=whole)  # the layers' root: they gather one after another
+    fully_shard(sharded.base_model, mesh=mesh, ignored_params=whole)  # the layers' root: they gather in turn
     sharded.to(compute.device)
-    # What layers are gathered into is made in the first pass. Made in inference mode, it could be used in no other.
+    # The first pass allocates the buffers that layers are gathered into. If it ran in inference mode, later passes in
+    # another mode could not use them.
     with torch.no_grad():
         sharded.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=compute.device))
     return sharded

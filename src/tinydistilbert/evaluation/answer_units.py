@@ -1,10 +1,9 @@
-"""What an answer is compared by: the words of SQuAD's official rules, or characters where a script has no blanks.
+"""The units that answers are compared by: the words of SQuAD's official rules, or characters in scripts without spaces.
 
-The words of SQuAD (Rajpurkar et al. 2016) are what stands between blanks, without ASCII punctuation and English
-articles. Where a script sets no blanks between words, F1 by them is exact match. MLQA (Lewis et al. 2020) therefore
-counts every Chinese character as a word of its own, and what stands between blanks otherwise, after the "mixed
-segmentation" of CMRC 2018 (Cui et al. 2019); DRCD and JaQuAD count characters too. `characters` is MLQA's rule for
-Chinese, for all such scripts.
+The words of SQuAD (Rajpurkar et al. 2016) are separated by spaces, without ASCII punctuation and English articles. In a
+script without spaces between words, F1 of these words is exact match. MLQA (Lewis et al. 2020) therefore counts every
+Chinese character as one word, and splits other text at spaces, after the "mixed segmentation" of CMRC 2018 (Cui et al.
+2019); DRCD and JaQuAD count characters too. `characters` applies MLQA's rule for Chinese to all such scripts.
 """
 
 import re
@@ -23,19 +22,19 @@ _WITHOUT_BLANKS = (
     (0x3100, 0x312F), (0x31A0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),  # Bopomofo, Katakana, Han
     (0xAA60, 0xAA7F), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x20000, 0x3FFFF),  # Myanmar, Han, Katakana, Han
 )  # fmt: skip
-"""Characters of scripts that set no blanks between words. Korean sets them."""
+"""Characters of scripts without spaces between words. Korean has spaces."""
 
 
 def words(text: str) -> list[str]:
-    """The words of an answer as SQuAD's scripts compare them: lower case, without ASCII punctuation and articles."""
+    """Return an answer's words as SQuAD's scripts compare them: lower case, without ASCII punctuation and articles."""
     plain = "".join(character for character in text.lower() if character not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", plain).split()
 
 
 def characters(text: str) -> list[str]:
-    """Each character of a script without blanks, its marks with it, and what stands between blanks of other scripts.
+    """Return each character (with its marks) of scripts without spaces, and the space-separated words of others.
 
-    Lower case, without punctuation of any script; articles stay.
+    They are in lower case, without punctuation of any script; articles stay.
     """
     units: list[str] = []
     is_open = False  # whether the next character belongs to the last unit
@@ -62,10 +61,10 @@ UNITS: dict[Units, Callable[[str], list[str]]] = {"words": words, "characters": 
 
 
 def lacks_blanks(sign: str) -> bool:
-    """Whether a character belongs to a script that sets no blanks between words."""
+    """Return whether a character belongs to a script without spaces between words."""
     return any(first <= ord(sign) <= last for first, last in _WITHOUT_BLANKS)
 
 
 def without_blanks(answers: Iterable[str]) -> int:
-    """How many of the answers hold two characters or more of a script that sets no blanks between words."""
+    """Return how many of the answers have two or more characters of a script without spaces between words."""
     return sum(sum(map(lacks_blanks, answer)) > 1 for answer in answers)

@@ -1,4 +1,4 @@
-"""The cheap baselines as rows of the tables: fitted and scored by the protocol of the models that they stand beside."""
+"""The cheap baselines as rows of the tables: fitted and scored by the same protocol as the models beside them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -26,23 +26,23 @@ from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.tag_baseline import MostFrequentTag
 
 SEED = 0
-"""Of the folder and the measurements; nothing in a baseline is random."""
+"""Seed in the folder's name and the measurements; nothing in a baseline is random."""
 
 
 def evaluate_baseline(
     name: str, task: Task, *, encoder: str | Path, recipe: Recipe, output: Path,
     shared: Mapping[str, int] = MappingProxyType({}),
 ) -> None:  # fmt: skip
-    """Fit a baseline to at most `MOST_EXAMPLES` train examples of a recipe, and score it as `evaluate` does a model.
+    """Fit a baseline to at most `MOST_EXAMPLES` train examples of a recipe, and score it as `evaluate` scores a model.
 
-    Same train examples, same scored splits, same metrics, intervals and warnings; the texts are read whole, not cut to
-    the longest input of a model. Writes the finished folder `output`: predictions, samples and measurements.
+    Train examples, scored splits, metrics, intervals and warnings are the same. Texts are read whole, not cut to the
+    longest input of a model. Writes the finished folder `output`: predictions, samples and measurements.
 
     Args:
         name: of the row: one of `baselines.BASELINES` for the task's kind.
-        task: what it is fitted to.
-        encoder: model whose word embeddings and tokenizer `static embeddings` takes: the teacher.
-        recipe: gives the data and the sizes.
+        task: the task to fit it to.
+        encoder: the teacher, whose word embeddings and tokenizer `static embeddings` uses.
+        recipe: has the data and the sizes.
         output: folder to write.
         shared: by split, how many of the scored texts are in the train split.
 
@@ -51,7 +51,7 @@ def evaluate_baseline(
     """
     begin = time.perf_counter()
     train = recipe_examples(recipe, task, task.train, limit=recipe.finetune.settings(task.name).train_examples)
-    if len(train) > baselines.MOST_EXAMPLES and name != MOST_FREQUENT_TAG:  # tags are counted, in any number of texts
+    if len(train) > baselines.MOST_EXAMPLES and name != MOST_FREQUENT_TAG:  # counting tags has no such limit
         notice(task.name, f"{name} is fitted to {baselines.MOST_EXAMPLES:,} of {len(train):,} train examples")
         train = train.take(sample_rows(len(train), baselines.MOST_EXAMPLES, recipe.seed))
     predict, converged = _fitted(name, train, encoder)
@@ -87,7 +87,7 @@ def evaluate_baseline(
 
 
 def _fitted(name: str, train: Examples, encoder: str | Path) -> tuple[Callable[[Examples], Predictions], bool]:
-    """What predicts, and whether its fitting came to its end."""
+    """Return the prediction function, and whether the fit converged."""
     if name == MOST_FREQUENT_TAG:
         tagger = MostFrequentTag.fit(train)
         return lambda examples: predictions_of_tags(examples, tagger.tags(examples)), True

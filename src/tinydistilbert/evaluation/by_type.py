@@ -1,4 +1,4 @@
-"""Scores of each type of entities, as seqeval's report has them."""
+"""Scores of each entity type, as in seqeval's report."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from tinydistilbert.tasks.entities import entities_of
 
 
 def scores_by_type(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
-    """For each type by the alphabet its `precision`, `recall` and `f1`, and `entities`, how many there are.
+    """Return `precision`, `recall`, `f1` and the number of `entities` of each type, in alphabetical order.
 
     Args:
         gold: the tags of each text's words.
-        predicted: those that are predicted.
+        predicted: the predicted tags.
     """
     right, guessed, given = Counter[str](), Counter[str](), Counter[str]()
     for tags, others in zip(gold, predicted, strict=True):

@@ -35,13 +35,13 @@ from tinydistilbert.tasks.words import WORDS
 from tinydistilbert.training.ranks import ALONE, Ranks
 
 SAMPLE_COUNT = 8
-"""Examples that are shown with their predictions."""
+"""Number of examples that are shown with their predictions."""
 
 
 def predictions_table(examples: Examples, predictions: Predictions) -> pa.Table:
-    """The predictions with the `idx` or `id` of their example, its hash and label, and logits or best answers.
+    """Return the predictions with their example's `idx` or `id`, hash and label, and logits or best answers.
 
-    Of token classification the label and the prediction are lists of tags.
+    In token classification, label and prediction are lists of tags.
     """
     if examples.task.kind == "span":
         shared = {"id": examples.columns["id"], "answers": predictions.gold, "prediction_text": predictions.words}
@@ -54,7 +54,7 @@ def predictions_table(examples: Examples, predictions: Predictions) -> pa.Table:
 
 
 def samples(examples: Examples, predictions: Predictions, *, seed: int) -> list[dict[str, Any]]:
-    """Up to eight examples, the same for every model, with label and prediction as words."""
+    """Return up to eight examples, the same for every model, with label and prediction as words."""
     count = min(SAMPLE_COUNT, len(examples))
     chosen = np.sort(np.random.default_rng(seed).choice(len(examples), count, replace=False))
     shown = [name for name in examples.columns if name not in ("label", "answers", WORDS)]
@@ -78,23 +78,23 @@ def evaluate(
     training: Mapping[str, Any], max_length: int, output_labels: tuple[str, ...] = (),
     shared: Mapping[str, int] = MappingProxyType({}), ranks: Ranks = ALONE,
 ) -> None:  # fmt: skip
-    """Score a task model on every split of its task that there is, or on what is held out of the train split.
+    """Score a task model on every available split of its task, or on the held-out part of the train split.
 
     Writes the finished folder `output`: `predictions-<split>.parquet`, `samples.jsonl` and `measurements.jsonl`. The
-    sample of the split, the resamples and the shown examples depend on `recipe.seed`, so that every row and seed of a
-    recipe is scored on the same ones.
+    sample of the split, the resamples and the shown examples depend on `recipe.seed`, so they are the same for every
+    row and seed of a recipe.
 
     Args:
         model_folder: a model with the task's head, and its tokenizer.
-        task: what to score it on.
+        task: the task to score it on.
         row: name of the model in the tables.
         seed: that the model was fine-tuned with.
-        recipe: gives the data and the sizes.
+        recipe: has the data and the sizes.
         output: folder to write.
         device: to predict on.
-        training: what `finetune` wrote into `training.json`; empty for a given model.
+        training: content of the `training.json` of `finetune`; empty for a given model.
         max_length: tokens that the model reads of an input.
-        output_labels: what each output of a given model stands for; empty = what the names say.
+        output_labels: the class of each output of a given model; empty = by the names in its config.
         shared: by split, how many of the scored texts are in the train split.
         ranks: the processes that share the predictions; rank 0 scores and writes them.
 
@@ -117,7 +117,7 @@ def evaluate(
                 continue
             config = load_config(model_folder)
             order = check_classes(model_folder, config, examples.task, output_labels)
-            if order is not None:  # of a given model, which numbers the classes in another order
+            if order is not None:  # a given model with another order of classes
                 logits = [row[..., order] for row in logits]
             threshold = threshold_for(config, examples, order)
             predictions = read_predictions(examples, features, logits, threshold=threshold)
@@ -172,21 +172,21 @@ def evaluate(
 
 
 def scored_splits(recipe: Recipe, task: Task) -> tuple[list[str], list[str]]:
-    """The splits that a recipe scores on, and those that the data lacks; with none there, loading the first says it."""
+    """Return the splits that a recipe scores on, and the missing ones; if all are missing, loading the first fails."""
     wanted = (HELD_OUT,) if recipe.finetune.score_on == "train" else task.evaluation
     present = [split for split in wanted if split == HELD_OUT or has_split(task, split, recipe.data)]
     return present or [wanted[0]], [split for split in wanted if split not in present]
 
 
 def trained_on_scored(examples: Examples, shared: int) -> list[str]:
-    """The reason to distrust a score that lies in scored texts of the train split, where they are too many."""
+    """Return a warning if too many of the scored texts are in the train split."""
     if not is_alarming(examples.task, shared, len(examples)):
         return []
     return [shared_in_words(examples.task, examples.split, shared, len(examples))]
 
 
 def _counts(examples: Examples, details: Mapping[str, Any]) -> dict[str, Any]:
-    """How many examples a metric is of, and of how many; some are of a part of the questions."""
+    """Return the numbers of scored and of all examples of a metric; some metrics are of a part of the questions."""
     part = details.get("examples")
     if part is None:
         return {"examples": len(examples), "examples_total": examples.total}
@@ -194,7 +194,7 @@ def _counts(examples: Examples, details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def trained_badly(training: Mapping[str, Any]) -> list[str]:
-    """Reasons to distrust a score that lie in its training, one sentence each."""
+    """Return reasons in its training to distrust a score, one sentence each."""
     warnings = []
     if "failed" in training:
         warnings.append(f"the training failed at {training['failed']}")
@@ -214,7 +214,7 @@ def _pad_token_id(tokenizer: Any) -> int:
 
 
 def write_predictions(path: Path, examples: Examples, predictions: Predictions) -> None:
-    """Keep the predictions example by example, as a Parquet file."""
+    """Write the predictions of all examples to a Parquet file."""
     buffer = pa.BufferOutputStream()
     pyarrow.parquet.write_table(predictions_table(examples, predictions), buffer, compression="zstd")
     atomic.write_bytes(path, buffer.getvalue().to_pybytes())

@@ -1,8 +1,8 @@
 """Metrics: pure functions on arrays.
 
-Each metric works along the last axis, so that the same definition gives the value and, over a stack of resamples, its
-bootstrap interval. Shares lie in 0..1, correlations in -1..1. `counts` says how often each example occurs, once for
-each resample (…, n); without them each occurs once.
+Each metric works along the last axis, so that the same definition computes the value and, over a stack of resamples,
+its bootstrap interval. Shares lie in 0..1, correlations in -1..1. `counts` (…, n) is how often each example occurs in
+each resample; without it each occurs once.
 """
 
 import math
@@ -17,10 +17,10 @@ from tinydistilbert.evaluation.answer_units import UNITS, Units
 
 Array = NDArray[Any]
 Metric = Callable[..., NDArray[np.float64]]
-"""From labels, predictions and, if wanted, counts to the value of each resample."""
+"""From labels, predictions and optional counts to the value of each resample."""
 
 NO_CLASS = -1
-"""Prediction of a classifier whose logits are not finite numbers; never right."""
+"""Prediction of a classifier whose logits are not finite numbers; never correct."""
 
 
 def _sum(values: Array, counts: Array | None) -> Array:
@@ -32,31 +32,31 @@ def _mean(values: Array, counts: Array | None) -> Array:
 
 
 def accuracy(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Share of the examples (…, n) whose predicted class is the label."""
+    """Return the share of the examples (…, n) whose predicted class is the label."""
     return _mean(labels == predictions, counts)
 
 
 def f1(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Harmonic mean of precision and recall of class 1, over (…, n) examples; 0 where class 1 is nowhere."""
+    """Return the harmonic mean of precision and recall of class 1, over (…, n) examples; 0 if class 1 never occurs."""
     gold, guess = labels == 1, predictions == 1
     return _ratio(2.0 * _sum(gold & guess, counts), _sum(gold, counts) + _sum(guess, counts))
 
 
 def f1_accuracy_mean(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Mean of accuracy and F1."""
+    """Return the mean of accuracy and F1."""
     return (accuracy(labels, predictions, counts) + f1(labels, predictions, counts)) / 2
 
 
 def macro_f1(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Plain mean of the F1 of each class that occurs among the labels or the predictions of (…, n) examples."""
+    """Return the plain mean of the F1 of each class that occurs in labels or predictions of (…, n) examples."""
     gold, guess, right = _by_class(labels, predictions, counts)
     return _ratio(_ratio(2 * right, gold + guess).sum(-1), (gold + guess > 0).sum(-1))
 
 
 def _by_class(labels: Array, predictions: Array, counts: Array | None) -> tuple[Array, Array, Array]:
-    """How many examples (…, n) have each class as their label, as their prediction, and as both: (…, classes) each.
+    """Count the examples (…, n) with each class as their label, as their prediction, and as both: (…, classes) each.
 
-    Classes are those that occur anywhere. One pass over the examples counts all of them, however many there are.
+    Classes are those that occur anywhere. One pass over the examples counts all classes.
     """
     classes = np.union1d(labels, predictions)
     gold, guess = np.searchsorted(classes, labels), np.searchsorted(classes, predictions)
@@ -72,7 +72,7 @@ def _by_class(labels: Array, predictions: Array, counts: Array | None) -> tuple[
 
 
 def matthews_correlation(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Correlation of the two class indicators over (…, n) examples; 0 where one of them is constant.
+    """Return the correlation of the two class indicators over (…, n) examples; 0 if one of them is constant.
 
     Matthews 1975 for two classes, Gorodkin 2004 for more.
     """
@@ -87,21 +87,21 @@ def matthews_correlation(labels: Array, predictions: Array, counts: Array | None
 
 
 def pearson(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Pearson's correlation over (…, n) examples, whatever their unit.
+    """Return Pearson's correlation over (…, n) examples, in any unit.
 
-    It is 0 where it is undefined: all are exactly the same, or one of them is not a finite number.
+    It is 0 where it is undefined: all values are equal, or one of them is not a finite number.
     """
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         x = labels - _mean(labels, counts)[..., None]
         y = predictions - _mean(predictions, counts)[..., None]
         above, below = _sum(x * y, counts), np.sqrt(_sum(x * x, counts) * _sum(y * y, counts))
-    # The mean of equal numbers can be another one by rounding, so that they are compared, not their deviations.
+    # Rounding can move the mean of equal numbers, so the numbers are compared, not their deviations.
     defined = _vary(labels, counts) & _vary(predictions, counts) & (below > 0) & np.isfinite(above)
     return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=defined))
 
 
 def _vary(values: Array, counts: Array | None) -> Array:
-    """Whether the values (…, n) that occur are not all the same."""
+    """Return whether the values (…, n) that occur differ."""
     if counts is None:
         return np.asarray(values.max(-1) > values.min(-1))
     occurs = counts > 0
@@ -110,14 +110,14 @@ def _vary(values: Array, counts: Array | None) -> Array:
 
 
 def spearman(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Pearson's correlation of the ranks, ties at their mean rank."""
+    """Return Pearson's correlation of the ranks, ties at their mean rank."""
     return pearson(_ranks(labels, counts), _ranks(predictions, counts), counts)
 
 
 def _ranks(values: Array, counts: Array | None) -> Array:
-    """Rank from 1 of each value (…, n), ties at their mean; with `counts`, of values (n,) that occur so often."""
+    """Return the rank from 1 of each value (…, n), ties at their mean; `counts` is how often values (n,) occur."""
     if counts is None:
-        from scipy.stats import rankdata  # half a second of every command that ranks nothing
+        from scipy.stats import rankdata  # its import would take every command half a second
 
         return np.asarray(rankdata(values, axis=-1))
     distinct, inverse = np.unique(values, return_inverse=True)
@@ -129,50 +129,50 @@ def _ranks(values: Array, counts: Array | None) -> Array:
 
 
 def pearson_spearman_mean(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Mean of both correlations."""
+    """Return the mean of both correlations."""
     return (pearson(labels, predictions, counts) + spearman(labels, predictions, counts)) / 2
 
 
 def mean_score(labels: Array, scores: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Mean of scores that each example has by itself, as an answer has from `squad_scores`; labels do not matter."""
+    """Return the mean of each example's own score, such as an answer's from `squad_scores`; ignores the labels."""
     return _mean(scores, counts)
 
 
 def _ratio(above: Array, below: Array) -> NDArray[np.float64]:
-    """`above / below`, and 0 where `below` is zero (up to rounding) or either is no number; of counts or shares."""
+    """Return `above / below` of counts or shares; 0 where `below` is zero (up to rounding) or either is NaN."""
     above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     defined = (below > 1e-12) & np.isfinite(above)
     return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=defined))
 
 
 def micro_f1(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """F1 of all labels of (n, labels) examples together; 0 where no label is given or predicted."""
+    """Return the F1 of all labels of (n, labels) examples together; 0 if no label is given or predicted."""
     hits, both = _hits_by_label(labels, predictions, counts)
     return _ratio(2 * hits.sum(-1), both.sum(-1))
 
 
 def macro_f1_of_labels(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Plain mean of the F1 of each label of (n, labels) examples; 0 for a label that is nowhere, as in scikit-learn."""
+    """Return the mean F1 of the labels of (n, labels) examples; 0 for a label that never occurs, as in scikit-learn."""
     hits, both = _hits_by_label(labels, predictions, counts)
     return np.asarray(_ratio(2 * hits, both).mean(-1))
 
 
 def equal_sets(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Share of the (n, labels) examples that are predicted just their labels."""
+    """Return the share of the (n, labels) examples whose predicted labels are exactly their labels."""
     return _mean((labels == predictions).all(-1), counts)
 
 
 def _hits_by_label(labels: Array, predictions: Array, counts: Array | None) -> tuple[Array, Array]:
-    """For each label how often it is rightly predicted, and how often it is given plus how often predicted."""
+    """Return, for each label, its correct predictions, and the number of times it is given plus those predicted."""
     gold, guess = labels == 1, predictions == 1
     weights = np.ones(len(gold)) if counts is None else counts
     return weights @ (gold & guess).astype(np.float64), weights @ (gold.astype(np.float64) + guess)
 
 
 def scores_by_label(labels: Array, predictions: Array) -> tuple[Array, Array, Array]:
-    """Precision, recall and F1 of each label, of arrays (n, labels) of 0 and 1; NaN where they would divide by 0.
+    """Return precision, recall and F1 of each label, of arrays (n, labels) of 0 and 1; NaN instead of a division by 0.
 
-    Precision is of a label that is never predicted, recall of one that no text has, F1 of one of which both is true.
+    Precision is NaN for a label that is never predicted, recall for one that no text has, F1 if both are true.
     """
     hits, either = _hits_by_label(labels, predictions, None)
     support = (labels == 1).sum(0)
@@ -181,13 +181,13 @@ def scores_by_label(labels: Array, predictions: Array) -> tuple[Array, Array, Ar
 
 
 def entity_precision(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Share of the predicted entities that are right, of all texts together; 0 where none is predicted.
+    """Return the share of the predicted entities that are correct, over all texts together; 0 if none is predicted.
 
-    As conlleval and seqeval have it: right in type, first and last word.
+    As in conlleval and seqeval, an entity is correct if type, first and last word are.
 
     Args:
-        labels: does not matter.
-        predictions: (n, 3) entities of each text that are rightly predicted, that are predicted, and that are there.
+        labels: ignored.
+        predictions: (n, 3) numbers of entities of each text: correctly predicted, predicted, and in the labels.
         counts: how often each text occurs.
     """
     right, predicted, _ = _entities(predictions, counts)
@@ -195,13 +195,13 @@ def entity_precision(labels: Array, predictions: Array, counts: Array | None = N
 
 
 def entity_recall(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Share of the entities that are rightly predicted; 0 where there is none. See `entity_precision`."""
+    """Return the share of the entities that are correctly predicted; 0 if there is none. See `entity_precision`."""
     right, _, gold = _entities(predictions, counts)
     return _ratio(right, gold)
 
 
 def entity_f1(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Harmonic mean of both; 0 where no entity is predicted or there. See `entity_precision`."""
+    """Return the harmonic mean of both; 0 if no entity is predicted or in the labels. See `entity_precision`."""
     right, predicted, gold = _entities(predictions, counts)
     return _ratio(2 * right, predicted + gold)
 
@@ -227,37 +227,37 @@ METRICS_OF_LABELS: dict[str, Metric] = {
     "micro_f1": micro_f1, "macro_f1": macro_f1_of_labels, "exact_match": equal_sets, "entity_f1": entity_f1,
     "entity_precision": entity_precision, "entity_recall": entity_recall,
 }  # fmt: skip
-"""Those of multi-label tasks, of arrays (n, labels) of 0 and 1, or `NO_CLASS`, and those of token classification, of
-arrays (n, 3) of counts; resamples are given by counts alone."""
+"""Metrics of multi-label tasks, of arrays (n, labels) of 0, 1 or `NO_CLASS`, and of token classification, of arrays
+(n, 3) of counts; for resamples they need `counts`."""
 
 
 def metric_of(name: str, labels: Array) -> Metric:
-    """The metric of classes or numbers (n,), or of several labels (n, labels) or counts of entities (n, 3)."""
+    """Return the metric of classes or numbers (n,), of several labels (n, labels) or of entity counts (n, 3)."""
     return (METRICS_OF_LABELS if labels.ndim == 2 else METRICS)[name]
 
 
 def normalize_answer(text: str, units: Units = "words") -> str:
-    """An answer as SQuAD compares it: lower case, without ASCII punctuation, articles and extra white space."""
+    """Return an answer as SQuAD compares it: lower case, without ASCII punctuation, articles and extra white space."""
     return " ".join(UNITS[units](text))
 
 
 def squad_exact_match(prediction: str, answers: Sequence[str], units: Units = "words") -> float:
-    """1 if the prediction is one of the answers after normalisation, else 0; of no answers, if it is empty."""
+    """Return 1 if the prediction equals one of the answers after normalisation (empty if there are none), else 0."""
     split = UNITS[units]
     return float(split(prediction) in [split(answer) for answer in answers or [""]])
 
 
 def squad_f1(prediction: str, answers: Sequence[str], units: Units = "words") -> float:
-    """Best F1 of the normalised words against one of the answers; 0 where no word is shared.
+    """Return the best F1 of the normalised words against one of the answers; 0 if no word is shared.
 
-    Where there is no answer, 1 if the prediction is empty, else 0.
+    If there is no answer, it is 1 for an empty prediction, else 0.
     """
     split = UNITS[units]
     return _best_f1(split(prediction), [split(answer) for answer in answers] or [[]], of_nothing=float(not answers))
 
 
 def _best_f1(prediction: list[str], answers: list[list[str]], *, of_nothing: float) -> float:
-    """Best F1 against one of the answers; `of_nothing` where neither has a word: 0 by SQuAD v1.1, 1 by SQuAD 2."""
+    """Return the best F1 against one of the answers; `of_nothing` if neither has a word: 0 in SQuAD v1.1, 1 in 2.0."""
     return max(_word_f1(prediction, answer) if prediction or answer else of_nothing for answer in answers)
 
 
@@ -269,16 +269,15 @@ def _word_f1(prediction: list[str], answer: list[str]) -> float:
 def squad_scores(
     predictions: Sequence[str], answers: Sequence[Sequence[str]], units: Units = "words"
 ) -> dict[str, NDArray[np.float64]]:
-    """`exact_match` and `f1` of each example by the rules of the official SQuAD scripts, here in 0..1.
+    """Return `exact_match` and `f1` of each example by the rules of the official SQuAD scripts, here in 0..1.
 
-    Where every question has an answer, the rules are those of the script for v1.1. Where one has none, they are those
-    of the script for 2.0: an empty prediction is the right one for it, and of the answers those without a word after
-    normalisation do not count.
+    If every question has an answer, the rules are those of the script for v1.1. If one has none, they are those of the
+    script for 2.0: an empty prediction is correct for it, and answers without a word after normalisation do not count.
 
     Args:
-        predictions: texts; empty ones say that there is no answer.
-        answers: of each question; none where the context does not answer it.
-        units: what is compared, by the official rules words.
+        predictions: texts; an empty one means "no answer".
+        answers: of each question; empty if the context does not answer it.
+        units: what is compared; words in the official rules.
     """
     split, second = UNITS[units], not all(answers)
     exact_match, f1_scores = [], []
@@ -292,21 +291,21 @@ def squad_scores(
 
 
 def best_null_threshold(given: Array, withheld: Array, differences: Array) -> tuple[float, float]:
-    """The null threshold with the highest mean score, and that score: `find_best_thresh` of the SQuAD 2.0 script.
+    """Return the null threshold with the highest mean score, and that score: `find_best_thresh` of SQuAD 2.0's script.
 
-    An answer is given where the difference is at most the threshold. Of equally good thresholds the one that gives the
-    fewest answers is taken, and it lies half way to the next difference (in the script on the last one that is given
-    an answer, which is the same on these questions); below or above all of them, 1 away.
+    An answer is given if the difference is at most the threshold. Of equally good thresholds, the one with the fewest
+    answers is taken. It lies half way between the last difference with an answer and the next (in the script on the
+    last one, which is equivalent for these questions), or 1 below or above all of them.
 
     Args:
         given: (n,) score of each question if its best answer is given.
-        withheld: (n,) score if none is: 1 where there is no answer.
-        differences: (n,) score of "no answer" less that of the best answer.
+        withheld: (n,) score if no answer is given: 1 for questions without an answer.
+        differences: (n,) score of "no answer" minus that of the best answer.
     """
     order = np.argsort(differences, kind="stable")
     ordered = differences[order]
     totals = withheld.sum() + np.concatenate([[0.0], np.cumsum((given - withheld)[order])])
-    between = np.concatenate([[True], ordered[1:] > ordered[:-1], [True]])  # of equal differences all or none are given
+    between = np.concatenate([[True], ordered[1:] > ordered[:-1], [True]])  # no threshold splits equal differences
     count = int(np.argmax(np.where(between, np.round(totals, 9), -np.inf)))
     ends = np.concatenate([[ordered[0] - 2], ordered, [ordered[-1] + 2]])
     return float(ends[count : count + 2].mean()), float(totals[count] / len(order))

@@ -1,4 +1,4 @@
-"""How sure a score and a difference are: bootstrap intervals, paired tests, and correction for several at once."""
+"""The uncertainty of scores and differences: bootstrap intervals, paired tests, correction for several comparisons."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 def bootstrap(
     statistics: Mapping[str, Statistic], examples: int, *, seed: int, resamples: int = 1000
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile interval of each statistic over resamples of the examples, drawn with replacement.
+    """Return the 95 % percentile interval of each statistic over resamples of the examples, drawn with replacement.
 
-    It shows how much the value depends on which examples the split holds, not on the seed of the training.
+    It shows how much the value depends on the examples in the split, not on the seed of the training.
     """
     random = np.random.default_rng(seed)
     rows = max(1, 1_000_000 // examples)  # resamples at a time, to bound memory
@@ -40,36 +40,36 @@ class Paired:
     interval: tuple[float, float]
     """95 % percentile interval of `difference` over resamples of the examples."""
     p: float
-    """Two-sided: how often a resample's difference does not have the sign of most of them, doubled."""
+    """Two-sided: twice the share of resamples whose difference does not have the sign of the majority."""
 
     @property
     def difference(self) -> float:
-        """First minus second."""
+        """First side minus second side."""
         return self.first - self.second
 
     @property
     def mirrored(self) -> "Paired":
-        """The same with the sides in the other order."""
+        """The same test with the sides swapped."""
         low, high = self.interval
         return Paired(self.second, self.first, (-high, -low), self.p)
 
 
 PAIRED_RESAMPLES = 10_000
 PAIRED_RESAMPLES_OF_CORRELATIONS = 5_000
-"""Fewer, because ranks are computed anew in every resample, which takes longer than counting right answers."""
+"""Fewer than for other metrics: ranks are recomputed in every resample, which is slower than counting hits."""
 
 
 def paired_test(kind: Kind, metric: str, labels: Array, first: Array, second: Array, *, seed: int = 0) -> Paired:
-    """The one paired test of two sides on a task: whoever compares the same predictions gets the same numbers.
+    """Run the paired test of two sides on a task; all comparisons use it, so equal predictions give equal numbers.
 
     Args:
         kind: of the task.
         metric: one of its metrics.
-        labels: (n,) classes or numbers; of span tasks anything; (n, labels) of several labels; of token classification
-            (n, 3) of anything.
-        first: (seeds, n) predictions of one side, (seeds, n, labels) of several labels; of span tasks the metric of
-            each answer; of token classification (seeds, n, 3) counts of entities.
-        second: (seeds, n) those of the other.
+        labels: (n,) classes or numbers, (n, labels) of several labels; ignored in span tasks and, with the shape
+            (n, 3), in token classification.
+        first: (seeds, n) predictions of one side, (seeds, n, labels) of several labels; in span tasks the metric of
+            each answer; in token classification (seeds, n, 3) counts of entities.
+        second: predictions of the other side, in the same form.
         seed: of the resamples.
     """
     used = mean_score if kind == "span" else metric_of(metric, labels)
@@ -80,19 +80,19 @@ def paired_test(kind: Kind, metric: str, labels: Array, first: Array, second: Ar
 def paired_bootstrap(
     metric: Metric, labels: Array, first: Array, second: Array, *, seed: int, resamples: int = 10_000
 ) -> Paired:
-    """How sure it is that two sides differ on other examples of this kind (Efron and Tibshirani 1993).
+    """Test whether two sides would differ on other examples of this kind (Efron and Tibshirani 1993).
 
     A resample draws examples with replacement, the same ones for every seed of both sides. Examples with equal labels
-    and predictions are drawn as one kind with its multinomial count, which is the same draw in less time. In the other
-    order the sides get the same p and the mirrored interval.
+    and predictions are drawn as one kind with a multinomial count, which is the same draw in less time. Swapping the
+    sides gives the same p and the mirrored interval.
 
     Args:
         metric: of labels, predictions and counts.
         labels: (n,) or (n, labels).
         first: (seeds, n) or (seeds, n, labels) predictions of one side.
-        second: those of the other; the number of seeds may be another.
+        second: those of the other side; its number of seeds may differ.
         seed: of the draws.
-        resamples: how many draws; fewer, but never under 1000, where more would take longer than some seconds.
+        resamples: number of draws; reduced, but never below 1000, if more would take longer than some seconds.
     """
     if np.asarray(second, dtype=np.float64).tobytes() < np.asarray(first, dtype=np.float64).tobytes():
         return paired_bootstrap(metric, labels, second, first, seed=seed, resamples=resamples).mirrored
@@ -114,7 +114,7 @@ def paired_bootstrap(
     for begin in range(0, resamples, rows):
         counts = random.multinomial(len(labels), sizes / len(labels), size=min(rows, resamples - begin))
         one, other = values(counts.astype(np.float64))
-        drawn.append(np.round(one - other, 12))  # equal sides stay equal, whatever the order of a sum
+        drawn.append(np.round(one - other, 12))  # so that rounding does not make equal sides differ
     differences = np.concatenate(drawn)
     low, high = np.percentile(differences, (2.5, 97.5))
     tail = 1 + min((differences <= 0).sum(), (differences >= 0).sum())
@@ -124,22 +124,22 @@ def paired_bootstrap(
 
 
 def mcnemar(first_right: Array, second_right: Array) -> float:
-    """Exact two-sided p of McNemar's test (1947), from which of the examples (n,) each side has right.
+    """Return the exact two-sided p of McNemar's test (1947), from which of the examples (n,) each side gets right.
 
-    Without a difference, an example that one side alone has right belongs to either side with chance one half.
+    Under the null hypothesis, an example that only one side gets right belongs to either side with probability 1/2.
     """
     first_only, second_only = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
     if first_only + second_only == 0:
         return 1.0
-    from scipy.stats import binomtest  # half a second of every command that compares nothing
+    from scipy.stats import binomtest  # its import would take every command half a second
 
     return float(binomtest(first_only, first_only + second_only).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values in their order, raised so that any of them falls below 0.05 by chance in at most one of 20 tables.
+    """Return the p-values, in order, raised so that in at most one of 20 tables any falls below 0.05 by chance.
 
-    (The step-down method of Holm 1979; true whatever the comparisons have to do with one another, at any level.)
+    It is the step-down method of Holm (1979), valid for any dependence between the comparisons and at any level.
     """
     order = np.argsort(p_values)
     raised = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * np.arange(len(order), 0, -1)))

@@ -1,4 +1,4 @@
-"""Reasons to distrust a score: what the majority baseline reaches, and predictions that cannot be right."""
+"""Reasons to distrust a score: the majority baseline's score, and predictions that cannot be right."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from tinydistilbert.evaluation.metrics import NO_CLASS, Array, metric_of, normal
 
 
 def majority_predictions(labels: Array) -> Array:
-    """The majority baseline: always the most frequent label, or the mean of labels that are floats.
+    """Return the predictions of the majority baseline: the most frequent label, or the mean of labels that are floats.
 
-    Of several labels (n, labels): always the same most frequent ones, as many as have the best micro F1.
+    For several labels (n, labels): always the same most frequent ones, as many as give the best micro F1.
     """
     if labels.ndim == 2:
         counts = labels.sum(0)
@@ -29,12 +29,12 @@ def majority_predictions(labels: Array) -> Array:
 
 
 def majority_score(metric: str, labels: Array) -> float:
-    """The metric of `majority_predictions`; 0 for correlations, which are undefined for a constant."""
+    """Return the metric of `majority_predictions`; 0 for correlations, which are undefined for a constant."""
     return float(metric_of(metric, labels)(labels, majority_predictions(labels)))
 
 
 def majority_answer(answers: Sequence[Sequence[str]], units: Units = "words") -> str:
-    """The most frequent normalised answer, or an empty one for none: the majority baseline of a span task."""
+    """Return the most frequent normalised answer, "" meaning no answer: the majority baseline of a span task."""
     return Counter(normalize_answer(gold[0], units) if gold else "" for gold in answers).most_common(1)[0][0]
 
 
@@ -42,17 +42,16 @@ def sanity_warnings(
     predictions: Sequence[Any] | Array, *, examples: int, value: float, majority: float, ids: Sequence[Any] = (),
     not_finite: int = 0, words: Sequence[Any] = (),
 ) -> list[str]:  # fmt: skip
-    """Reasons to distrust a value, one sentence each; empty when there are none.
+    """Return reasons to distrust a value, one sentence each; empty if there are none.
 
     Args:
-        predictions: classes (`NO_CLASS` for none), scores or answer texts; of several labels (n, labels).
-        examples: how many predictions there should be.
+        predictions: classes (`NO_CLASS` for none), scores or answer texts; (n, labels) for several labels.
+        examples: expected number of predictions.
         value: the metric's value.
         majority: the same metric of the majority baseline.
-        ids: names of the predicted examples, if they are to be checked.
-        not_finite: how many answer texts were read from logits of which some are not finite numbers; classes and scores
-            show it themselves.
-        words: the predictions as a reader sees them, if that is another way.
+        ids: of the predicted examples, to check that none occurs twice.
+        not_finite: number of answer texts from logits that are not all finite; classes and scores show it themselves.
+        words: the predictions as shown to a reader, if different.
     """
     predicted = np.asarray(predictions)
     warnings = []
@@ -74,7 +73,7 @@ def sanity_warnings(
 
 
 def _are_the_same(predictions: Array) -> bool:
-    """Whether there is only one prediction; scores also where they differ by the rounding of float32 alone."""
+    """Return whether all predictions are equal; for scores, up to rounding of float32."""
     if np.issubdtype(predictions.dtype, np.floating) and np.isfinite(predictions).all():
         return bool(np.ptp(predictions) <= np.finfo(np.float32).eps * np.abs(predictions).max())
     return len(np.unique(predictions, axis=0 if predictions.ndim == 2 else None)) == 1

@@ -1,4 +1,4 @@
-"""From the logits of a task model to predictions, and from those to the task's metrics, intervals and warnings."""
+"""From a task model's logits to predictions, and from predictions to the task's metrics, intervals and warnings."""
 
 import json
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from tinydistilbert.tasks.squad import best_answers, null_score, stored_null_thr
 from tinydistilbert.tasks.words import WORDS, in_words, word_predictions
 
 Threshold = float | NDArray[np.float64]
-"""A null threshold, or (labels,) probabilities from which on a label is given."""
+"""A null threshold, or (labels,) probabilities from which on a label is predicted."""
 HAS_ANSWER, NO_ANSWER = "has_ans_", "no_ans_"
-"""Begin the metrics of the questions with an answer and of those without (HasAns and NoAns in SQuAD 2.0's script)."""
+"""Prefixes of the metrics of questions with and without an answer (HasAns and NoAns in SQuAD 2.0's script)."""
 
 
 @dataclass(frozen=True)
@@ -32,34 +32,34 @@ class Predictions:
     """Predictions on one split, in the order of its examples."""
 
     values: NDArray[Any]
-    """(n,) classes, scores or answer texts; (n, labels) of 0 and 1 where there may be several; (n, 3) entities of each
-    text that are rightly predicted, that are predicted, and that are there."""
+    """(n,) classes, scores or answer texts; (n, labels) of 0 and 1 in multi-label tasks; (n, 3) numbers of entities of
+    each text: correctly predicted, predicted, and in the labels."""
     words: list[Any]
-    """The same as a reader sees them: class names, scores, answer texts."""
+    """The predictions as shown to a reader: class names, scores, answer texts."""
     gold: list[Any]
-    """The labels as a reader sees them; for each span example the list of its answers."""
+    """The labels as shown to a reader; for each span example the list of its answers."""
     extra: dict[str, list[Any]]
     """Further columns of the predictions file: logits and probabilities, or the best answers as JSON."""
     not_finite: int = 0
-    """Answers that were read from logits of which some are not finite numbers."""
+    """Number of answers from logits that are not all finite."""
     null_differences: NDArray[np.float64] | None = None
-    """Span tasks: (n,) score of "no answer" less that of the best answer."""
+    """Span tasks: (n,) score of "no answer" minus that of the best answer."""
     tags: tuple[list[list[str]], list[list[str]]] | None = None
-    """Token classification: the tags of each text's words, the true ones and the predicted ones."""
+    """Token classification: the tags of each text's words, true and predicted."""
 
 
 def read_predictions(
     examples: Examples, features: Features, logits: Logits, *, threshold: Threshold | None = None
 ) -> Predictions:
-    """The predictions of the logits, aligned with the examples by `features.example`.
+    """Return the predictions from logits, aligned with the examples by `features.example`.
 
     Args:
-        examples: what was predicted.
+        examples: the predicted examples.
         features: their inputs.
         logits: of each feature.
-        threshold: of span models that may give no answer: they do where "no answer" scores by more than this above
-            the best answer. None = an answer is always given. Of several labels: the probability of each from which on
-            it is given. None = 0.5.
+        threshold: for span models that may give no answer: they give none if "no answer" scores more than this above
+            the best answer; None = always give an answer. For several labels: the probability from which on each is
+            predicted; None = 0.5.
     """
     assert len(logits) == len(features), "one row of logits a feature"
     if examples.task.kind == "span":
@@ -73,7 +73,7 @@ def read_predictions(
 
 
 def predictions_of_rows(examples: Examples, rows: NDArray[Any], threshold: Threshold | None = None) -> Predictions:
-    """The predictions of (n, classes) logits or (n, 1) numbers, a row for each example; see `read_predictions`."""
+    """Return the predictions of (n, classes) logits or (n, 1) numbers, a row per example; see `read_predictions`."""
     if examples.task.kind == "multi-label":
         return _read_labels(examples, rows, plain_threshold(examples) if threshold is None else threshold)
     labels, names = [*examples.columns["label"]], examples.task.labels
@@ -82,7 +82,7 @@ def predictions_of_rows(examples: Examples, rows: NDArray[Any], threshold: Thres
         return Predictions(scores, scores.tolist(), labels, {})
     classes = np.where(np.isfinite(rows).all(-1), rows.argmax(-1), metrics.NO_CLASS)
     words = [names[i] if i != metrics.NO_CLASS else "" for i in classes]
-    with np.errstate(invalid="ignore"):  # of logits that are not finite they are NaN; the class above says so
+    with np.errstate(invalid="ignore"):  # NaN for logits that are not finite, which the class above shows
         probabilities = softmax(rows.astype(np.float64), axis=-1)
     extra = {"logits": rows.tolist(), "probabilities": probabilities.tolist()}
     return Predictions(classes, words, [names[i] for i in labels], extra)
@@ -111,7 +111,7 @@ def _read_tags(examples: Examples, features: Features, logits: Logits) -> Predic
 def predictions_of_tags(
     examples: Examples, predicted: list[list[str]], extra: dict[str, list[Any]] | None = None, not_finite: int = 0
 ) -> Predictions:
-    """The predictions of an IOB2 tag for each word of each text."""
+    """Return the predictions from an IOB2 tag for each word of each text."""
     gold = [[examples.task.labels[tag] for tag in tags] for tags in examples.columns["label"]]
     values = np.array([entities.counts(*pair) for pair in zip(gold, predicted, strict=True)], dtype=np.int64)
     texts = (examples.columns["text"], examples.columns[WORDS])
@@ -146,17 +146,17 @@ def _read_answers(
 
 
 def threshold_for(config: Any, examples: Examples, order: list[int] | None = None) -> Threshold | None:
-    """The threshold with which a model is scored on examples: its own, or 0 where it has none and one is needed.
+    """Return the threshold to score a model with: its own, or 0 if it has none and needs one.
 
-    Of several labels: its own for each, or 0.5.
+    For several labels: its own for each, or 0.5.
 
     Args:
         config: the model's.
-        examples: what it is scored on.
-        order: for each label the model's output; None = they are in one order.
+        examples: to score it on.
+        order: for each label the model's output; None = the same order.
 
     Raises:
-        UserError: its own is no number.
+        UserError: its own threshold is not a number.
     """
     if examples.task.kind == "multi-label":
         thresholds = stored_label_thresholds(config, str(config.name_or_path), len(examples.task.labels))
@@ -166,24 +166,24 @@ def threshold_for(config: Any, examples: Examples, order: list[int] | None = Non
 
 
 def plain_threshold(examples: Examples) -> Threshold:
-    """The threshold where none could be chosen: 0 for "no answer", 0.5 for each of several labels."""
+    """Return the default threshold: 0 for "no answer", 0.5 for each of several labels."""
     return np.full(len(examples.task.labels), PLAIN) if examples.task.kind == "multi-label" else 0.0
 
 
 @dataclass(frozen=True)
 class ChosenThreshold:
-    """A threshold, and what it was chosen by."""
+    """A threshold, and the facts about its choice."""
 
     value: Threshold
     score: float
     """The task's headline metric on the examples that chose it."""
     examples: int
     unanswerable: int = 0
-    """Those of them without an answer, of span tasks."""
+    """In span tasks, the number of those examples without an answer."""
 
 
 def choose_threshold(examples: Examples, features: Features, logits: Logits) -> ChosenThreshold | None:
-    """The threshold with the best headline metric on these examples; None of questions that all or none are answered.
+    """Return the threshold with the best headline metric on these examples; None if all or no questions have answers.
 
     Examples whose logits are not finite do not count.
     """
@@ -209,11 +209,11 @@ def choose_threshold(examples: Examples, features: Features, logits: Logits) -> 
 
 
 def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[str, tuple[float, dict[str, Any]]]:
-    """For each metric of the task its value, and `interval`, `majority` (the baseline) and `warnings`.
+    """Return for each metric of the task its value, and `interval`, `majority` (the baseline) and `warnings`.
 
-    Of entities the headline metric's details have `by_type`, the scores of each type. Where questions have no answer,
-    also the metrics of those with one and of those without, as the script of SQuAD 2.0 gives them, with `examples`,
-    their number.
+    In token classification, the details of the headline metric have `by_type`, the scores of each entity type. If some
+    questions have no answer, there are also metrics of the questions with and of those without an answer, as in the
+    script of SQuAD 2.0, with `examples`, their number.
     """
     statistics, majority = _statistics(examples, predictions)
     everything = np.arange(len(examples))
@@ -237,7 +237,7 @@ def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[st
 
 
 def notes_on_answers(examples: Examples) -> list[str]:
-    """What a reader of the scores has to know of a span task's answers, a sentence each."""
+    """Return notes for readers of the scores about a span task's answers, a sentence each."""
     if examples.task.kind != "span" or examples.task.answer_units != "words":
         return []
     answers = [answer["text"][0] for answer in examples.columns["answers"] if answer["text"]]
@@ -254,7 +254,7 @@ def notes_on_answers(examples: Examples) -> list[str]:
 def _scores_by_answer(
     examples: Examples, predictions: Predictions, *, seed: int
 ) -> dict[str, tuple[float, dict[str, Any]]]:
-    """The metrics of the questions with an answer alone, and of those without."""
+    """Return the metrics of the questions with an answer, and of those without, separately."""
     each, majority = _answer_scores(examples, predictions)
     answerable = np.array(list(map(bool, predictions.gold)))
     scores: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -276,16 +276,16 @@ def _scores_by_answer(
 def headline_score(
     examples: Examples, features: Features, logits: Logits, *, threshold: Threshold | None = None
 ) -> float:
-    """The task's headline metric, alone."""
+    """Return only the task's headline metric."""
     predictions = read_predictions(examples, features, logits, threshold=threshold)
     statistics, _ = _statistics(examples, predictions)
     return float(statistics[examples.task.headline](np.arange(len(examples))))
 
 
 def majority_headline(examples: Examples) -> float:
-    """The task's headline metric of the majority baseline."""
+    """Return the task's headline metric of the majority baseline."""
     if examples.task.kind == "token-classification":
-        return 0.0  # no word in an entity
+        return 0.0  # the baseline predicts no entity
     empty = np.zeros(np.array(examples.columns["label"]).shape if examples.task.has_classes else len(examples))
     if examples.task.kind == "span":
         gold = [answer["text"] for answer in examples.columns["answers"]]
@@ -298,7 +298,7 @@ def majority_headline(examples: Examples) -> float:
 def _answer_scores(
     examples: Examples, predictions: Predictions
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """Each metric of each answer, and of the majority baseline's."""
+    """Return each metric of each answer, and of the majority baseline's answers."""
     units = examples.task.answer_units
     baseline = [sanity.majority_answer(predictions.gold, units)] * len(examples)
     return (
@@ -308,7 +308,7 @@ def _answer_scores(
 
 
 def _statistics(examples: Examples, predictions: Predictions) -> tuple[dict[str, Statistic], dict[str, float]]:
-    """The task's metrics as functions of the examples that are counted, and the majority baseline's score in each."""
+    """Return the task's metrics as functions of example indices, and the majority baseline's score in each metric."""
     names = examples.task.metrics
     if examples.task.kind == "span":
         each, baseline = _answer_scores(examples, predictions)
@@ -337,9 +337,9 @@ def _counted_at(
     metric: metrics.Metric, labels: NDArray[Any], predictions: NDArray[Any], cell: NDArray[np.int64],
     indices: NDArray[np.int64],
 ) -> NDArray[np.float64]:  # fmt: skip
-    """A metric of examples (…, n) by how often each of the cells occurs among them that have a label and a prediction.
+    """Return a metric of examples (…, n) from the count of each cell, a pair of label and prediction, among them.
 
-    A bootstrap looks at every example a thousand times: counting them is quicker than a copy of every resample.
+    A bootstrap reads every example a thousand times, and counting cells is faster than copying every resample.
     """
     drawn = cell[indices].reshape(-1, indices.shape[-1])
     counts = np.stack([np.bincount(row, minlength=len(labels)) for row in drawn]).astype(np.float64)

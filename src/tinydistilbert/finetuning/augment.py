@@ -1,9 +1,9 @@
-"""More texts like the train examples: words replaced by what a masked LM proposes in their place, without labels.
+"""More texts like the train examples: unlabelled copies in which a masked LM replaces words.
 
-The idea is TinyBERT's (Jiao et al. 2020, arXiv 1909.10351, Algorithm 1); teachers label the copies. Here all examples
-go through the model together, several words of a long text are hidden at once, every word of letters is looked at,
-function words and words of several pieces too (TinyBERT leaves out the former, and looks for the latter in GloVe), and
-both texts of a pair are looked at as they were given.
+The idea is TinyBERT's (Jiao et al. 2020, arXiv 1909.10351, Algorithm 1); teachers label the copies. Differences: all
+examples go through the model together; several words of a long text are hidden at once; every word of letters may be
+replaced, including function words (which TinyBERT skips) and words of several pieces (which TinyBERT looks up in
+GloVe); and both texts of a pair are used unchanged.
 """
 
 import functools
@@ -32,26 +32,26 @@ from tinydistilbert.tasks.columns import nothing
 from tinydistilbert.tasks.inference import batches_by_length
 
 EXAMPLES_AT_ONCE = 4096
-"""Whose words and proposals are in memory together, so that batches of like length can be made of them."""
+"""Examples whose words and proposals are in memory together, enough to form batches of similar length."""
 COPIES_AT_ONCE = 100_000
-"""That are in memory together, at most, where an example has fewer."""
+"""Most copies in memory together, unless a single example has more."""
 HIDDEN_SHARE = 0.15
-"""Of an example's words, the most that are hidden at once: as many as masked LMs are trained with."""
+"""Largest share of an example's words hidden at once: the share that masked LMs are trained with."""
 POSITIONS = 256
 """Hidden words whose logits are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """What may stand for each word of some examples."""
+    """Possible replacements of each word of some examples."""
 
     words: Words
     candidates: Int[np.ndarray, "words candidates"]
-    """Indices into `spellings`, the likeliest first; -1 where there are fewer."""
+    """Indices into `spellings`, the likeliest first, padded with -1."""
     spellings: Sequence[str]
     """The words that can be proposed."""
     lower_cased: bool
-    """Whether the spellings are in small letters because the tokenizer makes all letters small."""
+    """Whether the spellings are in lower case because the tokenizer lower-cases all text."""
 
 
 def augment(
@@ -65,20 +65,20 @@ def augment(
     log: Callable[[str], None],
     max_length: int,
 ) -> Iterator[Examples]:
-    """The copies of `examples` alone, at most `settings.augment` of each; nothing but `examples` is read.
+    """Yield copies of `examples`, at most `settings.augment` of each; only `examples` is read.
 
-    They come part by part, in the order of the examples: of one part are in memory the words, what is proposed for
-    them, and the copies; of all other copies the hashes. The parts change no copy, but for rounding.
+    Copies come in parts, in the order of the examples. Memory holds the words, proposals and copies of one part, and
+    the hashes of all other copies. Up to rounding, the copies do not depend on the parts.
 
     Args:
         examples: of a classification or regression task.
         model: masked LM.
         tokenizer: its tokenizer.
         settings: how many copies, and how they are made.
-        seed: of what is replaced in each copy.
+        seed: of the replacements in each copy.
         device: where to compute.
-        log: called with a line that says how much there is to do.
-        max_length: tokens of an example that are looked at; words behind them stay in every copy.
+        log: called with a line about the amount of work.
+        max_length: tokens of an example that are read; words after them are never replaced.
     """
     vocabulary, seen = Vocabulary.of(tokenizer, vocabulary_size(model)), SeenTexts()
     seen.add_all(examples.each_text())
@@ -87,7 +87,7 @@ def augment(
     for begin in range(0, total, at_once):
         end = min(begin + at_once, total)
         columns = examples.take(range(begin, end)).columns
-        part = replace(examples, columns={name: [*values] for name, values in columns.items()})  # looked at often
+        part = replace(examples, columns={name: [*values] for name, values in columns.items()})  # read repeatedly
         which = "" if end - begin == total else f" (examples {begin + 1:,} to {end:,} of {total:,})"
 
         def log_part(line: str, which: str = which) -> None:
@@ -114,7 +114,7 @@ def augment(
 
 
 def questions_alone(examples: Examples) -> Examples:
-    """The questions of a span task as texts; `idx` is the place of each among the examples."""
+    """Return the questions of a span task as texts; `idx` is the position of each among the examples."""
     task = replace(examples.task, kind="classification", text_pair=None)
     count = len(examples)
     columns = {"idx": range(count), "text": examples.columns["question"], "label": nothing(count)}
@@ -135,26 +135,26 @@ def propose(
     log: Callable[[str], None],
     show: Callable[[float, int], None],
 ) -> Proposals:
-    """The likeliest other words for each word, proposed by a masked LM that sees the rest of the example.
+    """Return the likeliest other words for each word, proposed by a masked LM that sees the rest of the example.
 
-    Words are those of `find_words`; one [MASK] hides all pieces of one. Proposals are single tokens of letters that
-    begin a word, and are not the word itself, whatever the case. An example goes through the model as often as it takes
-    to hide each word once; the passes of all examples are sorted by length and cut into batches of at most
-    `token_budget` tokens. The result does not depend on the budget, but for rounding.
+    Words are those of `find_words`; one [MASK] hides all pieces of a word. Proposals are single tokens of letters that
+    begin a word and differ from the word in more than case. An example goes through the model as often as needed to
+    hide each word once; the passes of all examples are sorted by length and cut into batches of at most `token_budget`
+    tokens. Up to rounding, the result does not depend on the budget.
 
     Args:
         texts: first texts.
-        pairs: second texts, if there are any, as many.
-        model: masked LM; it is left in evaluation mode.
+        pairs: second texts, if any, as many as first ones.
+        model: masked LM; left in evaluation mode.
         tokenizer: its tokenizer.
-        vocabulary: of both.
+        vocabulary: of model and tokenizer.
         candidates: most proposals for a word.
         device: where to compute.
-        max_length: tokens of an example that are looked at, or fewer where the model's positions end before.
+        max_length: tokens of an example that are read, or fewer if the model has fewer positions.
         token_budget: tokens in a batch, padding included; by default 2,048 on CPUs, whose caches do not hold more (a
             fifth faster than 8,192), and 8,192 elsewhere.
-        log: called with a line that says how much there is to do.
-        show: called after each batch with the share that is done of them all, and the tokens of this one.
+        log: called with a line about the amount of work.
+        show: called after each batch with the share of all batches that is done, and the tokens of this one.
     """
     all_words = find_words(texts, pairs, tokenizer, min(max_length, longest_input(model.config)))
     same_ids = vocabulary.numbers(all_words, texts, pairs, tokenizer)
@@ -182,7 +182,7 @@ def propose(
 
 
 def passes_of(words: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
-    """How often an example of so many words goes through the model: `HIDDEN_SHARE` of them a pass, at least one."""
+    """Return the passes of an example of so many words: each hides `HIDDEN_SHARE` of them, at least one word."""
     at_once = np.maximum(1, np.floor(HIDDEN_SHARE * words).astype(np.int64))
     return -(-words // at_once)
 
@@ -194,17 +194,17 @@ def _hide(
     passes: Int[np.ndarray, " examples"],
     tokenizer: PreTrainedTokenizerFast,
 ) -> tuple[Int[np.ndarray, " hidden"], Bool[Tensor, "batch length"], dict[str, Tensor]]:
-    """A batch of passes, in each of which every so-manieth word of an example is one [MASK].
+    """Make a batch of passes, each of which replaces every n-th word of an example by one [MASK], for n passes.
 
     Args:
-        all_words: all examples.
+        all_words: of all examples.
         examples: the example of each pass.
-        numbers: which of its passes it is: pass k hides the words k, k + passes, k + 2 passes, ...
-        passes: how many each example has.
-        tokenizer: names [MASK] and padding.
+        numbers: the number of each pass within its example: pass k hides the words k, k + passes, k + 2 passes, ...
+        passes: of each example.
+        tokenizer: has the ids of [MASK] and padding.
 
     Returns:
-        Which words are hidden, in the order of rows and then of positions; where; and the model's inputs.
+        The hidden words, in the order of rows and then of positions; where they are; and the model's inputs.
     """
     rows, words = [], []
     for example, number in zip(examples, numbers, strict=True):
@@ -232,13 +232,13 @@ class Vocabulary:
     ids: Int[np.ndarray, " proposable"]
     spellings: list[str]
     same: Int[np.ndarray, " proposable"]
-    """A number that spellings share which differ in case alone."""
+    """A number shared by spellings that differ only in case."""
     number: dict[str, int]
-    """Of each spelling in small letters."""
+    """That number for each spelling in lower case."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast, rows: int) -> "Vocabulary":
-        """Of a model whose vocabulary has `rows` rows; the tokenizer may know fewer tokens, or more."""
+        """Return that of a model whose vocabulary has `rows` rows; the tokenizer may know fewer tokens, or more."""
         excluded = continues_word(tokenizer)
         excluded[tokenizer.all_special_ids] = True
         spelt = {
@@ -255,12 +255,12 @@ class Vocabulary:
     def numbers(
         self, words: Words, texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: PreTrainedTokenizerFast
     ) -> Int[np.ndarray, " words"]:
-        """For each word the number in `same` of the tokens that are the word itself; -1 if there are none."""
+        """Return for each word the number in `same` of the tokens that spell it; -1 if there are none."""
         normalizer = tokenizer.backend_tokenizer.normalizer
 
         @functools.lru_cache(maxsize=2**16)
         def number(word: str) -> int:
-            # Tokens are cut from what the normaliser leaves of a text, which may be without accents.
+            # Tokens are cut from normalised text, which may lack accents.
             plain = normalizer.normalize_str(word).strip() if normalizer else word
             return self.number.get(plain.casefold(), -1)
 
@@ -270,7 +270,7 @@ class Vocabulary:
         return np.fromiter(map(number, spelt), np.int64, len(example))
 
     def guesser(self, model: PreTrainedModel, candidates: int) -> Callable[..., Int[np.ndarray, "words candidates"]]:
-        """The masked-LM head over these tokens alone: from hidden states and `numbers` to indices into `spellings`."""
+        """Return the masked-LM head over these tokens only, from hidden states and `numbers` to `spellings` indices."""
         matrix, bias = vocabulary_matrix(model)
         ids = torch.from_numpy(self.ids).to(matrix.device)
         matrix, bias = matrix[ids], None if bias is None else bias[ids]
@@ -297,23 +297,22 @@ def _lower_cases(tokenizer: PreTrainedTokenizerFast) -> bool:
 def augmented(
     examples: Examples, proposals: Proposals, seen: SeenTexts, *, copies: int, share: float, seed: int
 ) -> Examples:
-    """The copies alone: a pure function of its arguments, and for each example of its own `idx` and words.
+    """Return the copies: a pure function of the arguments; an example's draws depend only on its `idx` and words.
 
-    Every word of a copy is replaced with the chance `share` by one of its proposals, all alike; where that replaces
-    none, the word that came nearest is replaced all the same. Copies that were `seen` before, or are equal to an
-    earlier one, are left out, and examples without a proposal have none. Whoever asks for more copies gets the same
-    ones and others.
+    Each word of a copy is replaced with probability `share` by one of its proposals, drawn uniformly; if that replaces
+    no word, the word with the lowest draw is replaced. Copies that were `seen` before, or equal an earlier one, are
+    left out, and examples without a proposal have none. A larger `copies` returns the same copies and further ones.
 
     Args:
         examples: of a classification or regression task.
         proposals: for their words.
         seen: holds the texts of all examples, and the copies of earlier ones; the copies are added.
-        copies: most of an example.
+        copies: most copies of an example.
         share: of the words that are replaced.
         seed: of the draws.
 
     Returns:
-        Columns `idx` (of the original), `text`, `text_pair` if the task has one, and `label`, which is None throughout.
+        Columns `idx` (of the original), `text`, `text_pair` if the task has one, and `label`, which is always None.
     """
     assert examples.task.kind != "span", "an answer's place in the context would be lost"
     names = [name for name in ("text", "text_pair") if name in examples.columns]
@@ -335,7 +334,7 @@ def augmented(
 def _drawn(
     candidates: Int[np.ndarray, "words candidates"], copies: int, share: float, random: np.random.Generator
 ) -> Iterable[Int[np.ndarray, " words"]]:
-    """For each copy, the index into `spellings` of what each word becomes; -1 where it stays."""
+    """Return for each copy the index into `spellings` of each word's replacement; -1 where the word stays."""
     counts = (candidates >= 0).sum(axis=1)
     if not counts.any():
         return ()
@@ -348,9 +347,9 @@ def _drawn(
 def _replaced(
     original: tuple[str, ...], proposals: Proposals, first: int, drawn: Int[np.ndarray, " words"]
 ) -> tuple[str, ...]:
-    """The texts with the drawn words in place of their own, the first of which is word `first` of all examples.
+    """Return the texts with the drawn words in place of theirs, the first of which is word `first` of all examples.
 
-    All else stays as it is, to the character.
+    Every other character stays as it is.
     """
     words = proposals.words
     parts: list[list[str]] = [[] for _ in original]
@@ -366,7 +365,7 @@ def _replaced(
 
 
 def _in_case_of(word: str, spelling: str) -> str:
-    """A spelling in small letters with the capitals of `word`."""
+    """Return a lower-case spelling with the capitals of `word`."""
     if len(word) > 1 and word.isupper():
         return spelling.upper()
     return spelling[:1].upper() + spelling[1:] if word[:1].isupper() else spelling

@@ -18,7 +18,7 @@ from tinydistilbert.training.job import Batch
 
 @dataclass(frozen=True)
 class InTurn:
-    """The micro-batches of two stages, which do not read the same inputs."""
+    """The micro-batches of two stages that read different inputs."""
 
     first: "TaskBatches"
     last: "TaskBatches"
@@ -34,19 +34,19 @@ class InTurn:
 
 @dataclass(frozen=True, eq=False)
 class TaskBatches:
-    """The micro-batches of each optimiser step, padded to their own longest input or a little more."""
+    """The micro-batches of each optimiser step, padded to their longest input or slightly more."""
 
     features: Features
     kind: Kind
     optimization: Optimization
-    """Says how large a batch is."""
+    """Sets the batch size."""
     seed: int
     pad_token_id: int
     token_types: bool
-    """Whether the model reads them."""
+    """Whether the model reads token types."""
     soft_targets: SoftTargets | None = None
     few_sizes: bool = False
-    """Pad on to one of a few lengths; see `padded_length`."""
+    """Pad to one of a few lengths; see `padded_length`."""
 
     @property
     def per_epoch(self) -> int:
@@ -67,11 +67,11 @@ class TaskBatches:
 
     @cached_property
     def _order_of(self) -> Callable[[int], Batches]:
-        """Which inputs each batch of an epoch reads; of two epochs, for a step may lie across their border."""
+        """Return which inputs each batch of an epoch reads; caches two epochs, because a step may span their border."""
         return lru_cache(maxsize=2)(self._grouped)
 
     def _grouped(self, epoch: int) -> Batches:
-        # Where scores are learned, batches of like length are alike in their scores too, and cost points.
+        # In a regression, texts of similar length have similar scores: batches of similar length cost points.
         settings = {"sorted_together": 1} if self.kind == "regression" else {}
         return length_grouped(self.features.lengths, self.optimization.batch_size, self.seed, epoch, **settings)
 
@@ -85,10 +85,10 @@ class TaskBatches:
 
 
 def padded_length(longest: int) -> int:
-    """The length that a batch is padded to where products of each size are prepared before they are computed.
+    """Return the length to pad a batch to if the library prepares matrix products for each size.
 
-    oneDNN does that, and each of them takes time and memory (`benchmarks/prepared_products.py`). Between a power of 2
-    and the next are 8 lengths, so that inputs of up to 512 tokens get 3 to 4 % longer on average.
+    oneDNN does, and each preparation takes time and memory (`benchmarks/prepared_products.py`). There are 8 lengths
+    between a power of 2 and the next, so inputs of up to 512 tokens get 3 to 4 % longer on average.
     """
     step = 1 << max(0, longest.bit_length() - 4)
     return math.ceil(longest / step) * step

@@ -1,4 +1,4 @@
-"""The examples of one fine-tuning: what it trains on, with or without labels, and what chooses an epoch."""
+"""The examples of one fine-tuning: those it trains on, with or without labels, and those that select an epoch."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,11 +24,11 @@ class TaskExamples:
 
     train: Examples
     labelled: int
-    """How many of those, which come first, have a label; only soft targets teach anything about the others."""
+    """Number of train examples with a label, which come first; the others are learned from soft targets only."""
     selection: Examples | None = None
-    """Those that choose an epoch, if any do."""
+    """The examples that select an epoch, if any."""
     threshold: Examples | None = None
-    """Of the train split, those that choose thresholds: of several labels, or where questions may have no answer."""
+    """The train examples that set thresholds: in multi-label tasks, or where questions may have no answer."""
 
     @property
     def task(self) -> Task:
@@ -42,10 +42,10 @@ class TaskExamples:
 
 
 def task_examples(recipe: Recipe, task: Task, soft_targets: SoftTargetSource | None) -> TaskExamples:
-    """The examples that a recipe wants of a task, for a fine-tuning with soft targets or without.
+    """Return the examples of a task for a recipe's fine-tuning, with or without soft targets.
 
-    Nothing that is scored is read, unless the recipe selects as published; what is held out of the train split chooses
-    an epoch and never trains.
+    No example that is scored is read, unless the recipe selects as published. Examples held out of the train split
+    select an epoch and are never trained on.
 
     Raises:
         UserError: the data are wrong.
@@ -67,9 +67,9 @@ def task_examples(recipe: Recipe, task: Task, soft_targets: SoftTargetSource | N
 
 
 def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, soft: bool) -> tuple[Examples, int]:
-    """The examples that a model is trained on, and how many of them, which come first, have a label.
+    """Return the examples that a model is trained on, and the number of those with a label, which come first.
 
-    Only with `soft` targets there are others: the recipe's unlabelled texts, and the augmented copies.
+    Only with `soft` targets are there examples without one: the recipe's unlabelled texts, and the augmented copies.
 
     Raises:
         UserError: the data are wrong.
@@ -80,7 +80,7 @@ def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, sof
 
 
 def _with_unlabelled(recipe: Recipe, labelled: Examples, *, augmented: Path | None, soft: bool) -> tuple[Examples, int]:
-    """Labelled examples with the others behind them, and how many are labelled; see `training_examples`."""
+    """Return labelled examples followed by unlabelled ones, and the number of the former; see `training_examples`."""
     unlabelled = []
     if soft and (texts := further_texts(recipe, labelled.task)) is not None:
         unlabelled.append(texts)
@@ -98,12 +98,12 @@ def _with_unlabelled(recipe: Recipe, labelled: Examples, *, augmented: Path | No
 
 
 def less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples | None]:
-    """The train examples without those that choose thresholds, and those, if there are any.
+    """Return the train examples without those that set thresholds, and those that do, if any.
 
-    Where some question has no answer, the null threshold is chosen by a tenth of the questions, of whole contexts, the
-    same for every seed: they are not trained on and not scored. The thresholds of several labels are chosen by a tenth
-    of the texts, in which every label occurs that has two. With `select = "heldout"` what chooses the epoch chooses
-    them too, unless that is scored.
+    If some question has no answer, a tenth of the questions sets the null threshold. They are drawn by whole contexts,
+    the same for every seed, and are neither trained on nor scored. In multi-label tasks, a tenth of the texts sets the
+    thresholds; it contains every label that at least two texts have. With `select = "heldout"`, the examples that
+    select the epoch also set the thresholds, unless they are scored.
     """
     finetune = recipe.finetune
     if not train.needs_threshold or (finetune.select == "heldout" and finetune.score_on != "train"):
@@ -130,10 +130,10 @@ def _less_label_thresholds(train: Examples) -> tuple[Examples, Examples | None]:
 
 
 def threshold_rows(train: Examples) -> list[int]:
-    """The rows of the questions that choose the null threshold; none where too few are left with and without answers.
+    """Return the rows of the questions that set the null threshold; none if there are too few of either kind.
 
-    Whole contexts are drawn, or single questions where there is only one context, until they have a tenth of the
-    questions, some with and some without an answer, and leave some of both.
+    Whole contexts are drawn, or single questions if there is only one context, until they hold a tenth of the
+    questions, some with and some without an answer; some of both kinds must remain.
     """
     contexts, answerable = train.columns["context"], [is_answerable(a) for a in train.columns["answers"]]
     keys = contexts if len(set(contexts)) > 1 else range(len(train))

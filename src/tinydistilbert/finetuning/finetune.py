@@ -1,4 +1,4 @@
-"""finetune: encoder + task → task model; with fine-tuned teachers of the task, "(D)", it learns from them as well."""
+"""finetune: encoder + task → task model; with fine-tuned teachers of the task, "(D)", also a second distillation."""
 
 import math
 import shutil
@@ -42,27 +42,27 @@ def finetune(
     seed: int,
     soft_targets: SoftTargetSource | None = None,
 ) -> None:
-    """Make the finished folder `output`: the encoder with the task's head, trained on the task's train split.
+    """Write the finished folder `output`: the encoder with the task's head, trained on the task's train split.
 
-    Batches hold examples of like length, but where scores are learned, and are padded to their own longest, or to the
-    next of a few lengths (`batches.padded_length`).
+    Except in regressions, batches hold examples of similar length. They are padded to their longest, or to the next of
+    a few lengths (`batches.padded_length`).
 
-    A training whose loss becomes infinite ends there: the model is kept as it was, and `training.json` says so.
+    A training whose loss becomes infinite stops: the model of the step before is kept, and `training.json` records it.
 
     Args:
-        settings: of all tasks; those of the examples' task are taken.
-        examples: what is trained on, and what chooses an epoch.
+        settings: of all tasks; those of the examples' task are used.
+        examples: those to train on, and those that select an epoch.
         encoder: folder of teacher, student or control.
-        output: folder to make; beside the model it holds `log.jsonl` and `training.json`.
+        output: folder to make; it also holds `log.jsonl` and `training.json`.
         compute: where to compute.
         row: name of the model in tables and progress lines.
         seed: of the head's weights, the order of the examples, and dropout.
-        soft_targets: of fine-tuned teachers, learned from beside the labels (Sanh et al. 2019, section 3: "a second
-            step of distillation").
+        soft_targets: of fine-tuned teachers, to learn from in addition to the labels (Sanh et al. 2019, section 3: "a
+            second step of distillation").
 
     Raises:
         UserError: the encoder or the teachers do not fit the task, or each other.
-        Interrupted: the user asked to stop; the same call goes on from a checkpoint.
+        Interrupted: the user asked to stop; the same call resumes from a checkpoint.
     """
     task = examples.task
     of_task = settings.settings(task.name)
@@ -104,7 +104,7 @@ def finetune(
 
 
 def notice_losses(training: TaskTraining) -> None:
-    """Warn of train texts that are longer than what the model reads, or of which its tokenizer loses something."""
+    """Warn of train texts that are too long for the model, or of which its tokenizer loses a part."""
     task, cut, length = training.examples.task, training.batches.features.cut, training.max_length
     if cut:
         of = f"{cut:,} of {len(training.examples.train):,} train"
@@ -116,9 +116,9 @@ def notice_losses(training: TaskTraining) -> None:
 def _best_of(
     prepare: Callable[[float], TaskTraining], rates: Iterable[float], folder: Path, label: str
 ) -> tuple[TaskTraining, float, dict[str, Any]]:
-    """The training with the best score among the learning rates; with a single one, just that.
+    """Train with each learning rate and return the training with the best score; a single rate is just trained.
 
-    The trainings and what they chose stay until `folder` is finished: one that is killed before finds them all done.
+    The trainings and their selected epochs stay until `folder` is finished, so that a killed run need not repeat them.
     """
     rates = list(rates)
     if len(rates) == 1:
@@ -133,7 +133,7 @@ def _best_of(
         training = prepare(rate)
         disk.make_folder(part)
         seconds, facts = _run(training, part, f"{label}, learning rate {rate:g}")
-        checkpoint.forget(part / atomic.CHECKPOINTS)  # what was chosen stays
+        checkpoint.forget(part / atomic.CHECKPOINTS)  # the selected epoch stays
         scores[f"{rate:g}"] = facts.get("selected", {}).get("score")
         if best is None or _score(facts) > _score(best[2]):
             best = training, part, facts
@@ -146,12 +146,12 @@ def _best_of(
 
 
 def _score(facts: dict[str, Any]) -> float:
-    """What chose the epoch; a training that failed is the last choice."""
+    """Return the score of the selected epoch; a failed training ranks last."""
     return float(facts.get("selected", {}).get("score", -math.inf))
 
 
 def _run(training: TaskTraining, folder: Path, label: str) -> tuple[float, dict[str, Any]]:
-    """Train; gives the seconds and the facts: how an epoch was selected, or why the training failed."""
+    """Train, and return the seconds and the facts: how an epoch was selected, or why the training failed."""
     *before, last = training.job.phases
     facts: dict[str, Any] = {"learning_rate": last.learning_rate}
     for phase in before:
@@ -175,7 +175,7 @@ def _run(training: TaskTraining, folder: Path, label: str) -> tuple[float, dict[
 
 
 def _last_loss(log: Path) -> float | None:
-    """Mean of the labels' loss over the last tenth of the steps; None where labels had no weight there."""
+    """Return the mean loss on the labels over the last tenth of the steps; None if labels had no weight there."""
     steps = [line for line in json_lines.read(log) if "learning_rate" in line]
     last = [line["hard"] for line in steps[-max(1, len(steps) // 10) :] if line.get("hard")]
     return round(sum(last) / len(last), 4) if last else None

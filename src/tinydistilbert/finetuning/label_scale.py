@@ -1,8 +1,8 @@
-"""Labels of a regression in units in which a head learns: minus their mean, over their deviation.
+"""Standardised labels of a regression: minus their mean, divided by their standard deviation.
 
-A head begins near 0, and AdamW moves a weight by about the learning rate in a step, so labels of 100,000 are never
-reached. The training sees labels, and a teacher's scores, in standard units; afterwards mean and deviation go into
-weight and bias of the head's last matrix, and the model gives labels. Labels of the order of one stay as they are.
+A head begins near 0, and AdamW moves a weight by about the learning rate in a step, so it never reaches labels of
+100,000. Training uses labels, and a teacher's scores, in standard units. Afterwards mean and deviation go into weight
+and bias of the head's last matrix, so that the model predicts labels. Labels of the order of one stay as they are.
 """
 
 from collections.abc import Sequence
@@ -20,28 +20,28 @@ from tinydistilbert.notices import notice
 from tinydistilbert.tasks.base import Examples
 
 LARGEST_PLAIN = 10.0
-"""Labels stay as they are where neither the size of their mean nor their deviation is above this …"""
+"""Labels stay as they are if neither the absolute value of their mean nor their deviation is above this …"""
 SMALLEST_PLAIN = 0.1
-"""… nor their deviation below this: STS-B's 0 to 5, five stars, shares of one that are spread out."""
+"""… and their deviation is not below this: for example STS-B's 0 to 5, five stars, or shares from 0 to 1."""
 LARGEST, SMALLEST = 1e18, 1e-15
-"""Of labels, and of their deviation: their squares must stay single-precision numbers."""
+"""Limits of a label, and of their deviation: their squares must be representable in single precision."""
 STEPS_A_DEVIATION = 20
-"""Single-precision numbers that must lie in a deviation around the largest label, for predictions to be told apart."""
+"""Single-precision numbers that must lie in a deviation around the largest label, so that predictions can differ."""
 
 
 @dataclass(frozen=True)
 class LabelScale:
-    """Mean and deviation of a train split's labels; `PLAIN` where they are left alone."""
+    """Mean and deviation of a train split's labels; `PLAIN` if labels stay as they are."""
 
     mean: float = 0.0
     deviation: float = 1.0
 
     @classmethod
     def of(cls, examples: Examples) -> Self:
-        """The scale of the examples that have a label; `PLAIN` in tasks that are no regression.
+        """Return the scale of the examples that have a label; `PLAIN` in tasks other than regression.
 
         Raises:
-            UserError: single-precision numbers cannot tell the labels apart.
+            UserError: single precision cannot distinguish the labels.
         """
         task = examples.task
         values = _numbers(examples.columns["label"]) if task.kind == "regression" else np.array([])
@@ -66,16 +66,16 @@ class LabelScale:
         return (self.mean, self.deviation) == (0.0, 1.0)
 
     def standard(self, values: Sequence[float | None] | NDArray[np.floating]) -> NDArray[np.float32]:
-        """Labels or scores in standard units; the difference to the mean is taken in double precision."""
+        """Return labels or scores in standard units; the mean is subtracted in double precision."""
         return ((_numbers(values) - self.mean) / self.deviation).astype(np.float32)
 
     def labels(self, standard: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What standard units stand for."""
+        """Return standard units as labels."""
         return standard.astype(np.float64) * self.deviation + self.mean
 
     @torch.no_grad()
     def to_standard(self, model: PreTrainedModel) -> None:
-        """Make a regression model that gives labels give standard units."""
+        """Convert a regression model that predicts labels to standard units."""
         if not self.is_plain:
             layer = output_layer(model)
             layer.weight.copy_(layer.weight.double() / self.deviation)
@@ -83,7 +83,7 @@ class LabelScale:
 
     @torch.no_grad()
     def to_labels(self, model: PreTrainedModel) -> None:
-        """Make a regression model that gives standard units give labels."""
+        """Convert a regression model that predicts standard units to labels."""
         if not self.is_plain:
             layer = output_layer(model)
             layer.weight.copy_(layer.weight.double() * self.deviation)
@@ -94,7 +94,7 @@ PLAIN = LabelScale()
 
 
 def _numbers(values: Sequence[float | None] | NDArray[np.floating]) -> NDArray[np.float64]:
-    """Double precision; NaN for None."""
+    """Return the values in double precision; NaN for None."""
     if isinstance(values, np.ndarray):
         return values.astype(np.float64)
     return np.array([np.nan if value is None else float(value) for value in values], dtype=np.float64)
@@ -104,7 +104,7 @@ def _check(where: str, values: NDArray[np.float64], mean: float, deviation: floa
     """Refuse labels whose squares, or whose differences, are lost in single precision.
 
     Raises:
-        UserError: they are.
+        UserError: they are lost.
     """
     largest = float(np.abs(values).max())
     if largest > LARGEST:

@@ -1,4 +1,4 @@
-"""The objective of a fine-tuning: the labels, and with a teacher of the task its soft targets and its layers."""
+"""The objective of a fine-tuning: the labels and, with a teacher of the task, its soft targets and its layers."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -32,24 +32,24 @@ SOFT_WORDS = "teacher_words"
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """The weighted terms of a fine-tuning: `hard`, and with a teacher `soft` and inner terms.
+    """The weighted terms of a fine-tuning: `hard` and, with a teacher, `soft` and inner terms.
 
     `hard` compares with the labels, `soft` with the teacher's soft targets, which are in the batches. The inner terms
-    are those rows of the table in recipe/objective.py that look into the layers of both models.
+    are the rows of the table in recipe/objective.py that compare layers of both models.
     """
 
     kind: Kind
     distillation: TaskDistillation | None = None
-    """None: there is no teacher, and only `hard` has weight."""
+    """None = no teacher; only `hard` has weight."""
     teacher: PreTrainedModel | None = None
     """Runs in every step where an inner term has weight."""
     matches: Matches = NO_MATCHES
     intermediate_steps: int = 0
-    """So many steps at the beginning have the inner terms alone, all later ones the others alone; 0 = always all."""
+    """The first steps, with only the inner terms; later steps have only the other terms; 0 = all terms in all steps."""
 
     @property
     def inner(self) -> dict[str, float]:
-        """The weights of the terms that look into the layers."""
+        """The weights of the terms that compare layers."""
         return {} if self.distillation is None else self.distillation.inner_terms
 
     def term_weights(self, step: int) -> dict[str, float]:
@@ -63,11 +63,11 @@ class TaskLoss:
         return {**outer, **(dict.fromkeys(self.inner, 0.0) if self.intermediate_steps else self.inner)}
 
     def token_shares(self, micro_batches: list[Batch]) -> list[dict[str, float]]:
-        """For each micro-batch of a step, how much of each term's mean over the step falls to it."""
+        """Return, for each micro-batch of a step, its share of each term's mean over the step."""
         return token_shares([self._counts(batch) for batch in micro_batches])
 
     def _counts(self, batch: Batch) -> dict[str, int]:
-        """Over how many examples, positions or pairs of positions each term of this micro-batch is a mean."""
+        """Return the number of examples, positions or pairs of positions that each term is a mean over."""
         soft = int(batch[SOFT_WORDS].sum()) if SOFT_WORDS in batch else len(batch["input_ids"])
         counts = {"hard": int(self._labelled(batch).sum()), "soft": soft}
         for name in self.inner:
@@ -76,7 +76,7 @@ class TaskLoss:
         return {name: counts[name] for name in self.term_weights(0)}
 
     def _labelled(self, batch: Batch) -> Bool[Tensor, "batch *length"]:
-        """Which examples have a label, or in token classification which tokens."""
+        """Return which examples (in token classification: which tokens) have a label."""
         if self.kind == "span":
             return torch.ones(len(batch["input_ids"]), dtype=torch.bool)
         labels = batch["labels"]
@@ -86,7 +86,7 @@ class TaskLoss:
 
     @contextmanager
     def quick(self, model: PreTrainedModel) -> Iterator[None]:
-        """Inside the `with`, the model computes only what this objective reads, and drops out quickly."""
+        """Inside the `with`, the model computes only what this objective reads, and uses a faster dropout."""
         with ExitStack() as stack:
             stack.enter_context(quick_dropout(model))
             if self.kind not in ("span", "token-classification") and not self.inner:
@@ -96,7 +96,7 @@ class TaskLoss:
     def loss(
         self, model: nn.Module, batch: Batch, term_scales: Mapping[str, float], _step: int
     ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, ""]]]:
-        """The scaled sum of the terms, and each term's mean; what has no weight at this step is not computed."""
+        """Return the scaled sum of the terms, and each term's mean; terms without weight at this step are skipped."""
         assert isinstance(model, ProjectedStudent)
         names = {name for name, scale in term_scales.items() if scale}
         inner = names & self.inner.keys()
@@ -117,7 +117,7 @@ class TaskLoss:
         return scaled_sum(terms, term_scales)
 
     def _teacher_layers(self, names: Collection[str], inputs: Mapping[str, Tensor]) -> LayerOutputs:
-        """What the terms read from inside the teacher."""
+        """Return the teacher's layer outputs that the terms read."""
         assert self.teacher is not None, "a term on layers needs the teacher"
         if int(getattr(self.teacher.config, "type_vocab_size", 0)) <= 1:
             inputs = {name: value for name, value in inputs.items() if name != "token_type_ids"}
@@ -126,10 +126,10 @@ class TaskLoss:
         return teacher_layers
 
     def _hard(self, output: Any, batch: Batch) -> Tensor:
-        """Cross-entropy or squared error against the labels, mean over the examples that have one.
+        """Return the cross-entropy or squared error against the labels, mean over the examples that have one.
 
-        Of several labels it is the binary cross-entropy of each, mean over them too. In token classification it is the
-        cross-entropy at the first token of each word, mean over those.
+        In multi-label tasks it is the binary cross-entropy, mean over examples and labels. In token classification it
+        is the cross-entropy at the first token of each word, mean over those tokens.
         """
         if self.kind == "span":
             # Unlike in transformers, padding has no probability: the loss must not depend on what else is in the batch.
@@ -140,7 +140,7 @@ class TaskLoss:
             ]
             return torch.stack(values).mean()
         labelled = self._labelled(batch)
-        # In a training the term has no scale where there is no label; so a GPU, which one would wait for, is not asked.
+        # In training the term has no scale if there is no label. Asking a GPU would make the host wait.
         if labelled.device.type == "cpu" and not labelled.any():
             return 0 * torch.as_tensor(output.logits).sum()
         if self.kind == "regression":
@@ -152,9 +152,9 @@ class TaskLoss:
         return F.cross_entropy(output.logits, batch["labels"], ignore_index=NO_LABEL)
 
     def _soft(self, output: Any, batch: Batch) -> Tensor:
-        """KL at the temperature from the teacher's distributions, or the squared difference to its score.
+        """Return the KL from the teacher's distributions at the temperature, or the squared difference to its score.
 
-        In token classification at the first token of each word that the teacher read, labelled or not.
+        In token classification, at the first token of each word that the teacher read, labelled or not.
         """
         assert self.distillation is not None
         temperature = self.distillation.temperature
@@ -176,6 +176,6 @@ class TaskLoss:
 
 
 def _visible(batch: Batch) -> Bool[Tensor, "batch length length"]:
-    """Pairs of positions of which neither is padding."""
+    """Return the pairs of positions of which neither is padding."""
     mask = batch["attention_mask"].bool()
     return mask[:, :, None] & mask[:, None, :]

@@ -1,4 +1,4 @@
-"""Whether the models of a fine-tuning fit its task and each other: asked before the first one is trained."""
+"""Checks that the models of a fine-tuning fit its task and each other, before the first one is trained."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +21,19 @@ class DistilledStudent:
     teacher: PretrainedConfig | None
     """Of the run's own teacher, if it has one."""
     copied_layers: tuple[int, ...] = ()
-    """The teacher's layers that the student's are copied from, where that is known."""
+    """The teacher's layers that the student's are copied from, if known."""
 
 
 def check_models(finetune: Finetune, task: Task, student: DistilledStudent | None) -> None:
-    """Look at a given model and at given teachers, and at whether the layers can be compared that the recipe compares.
+    """Check a given model and given teachers, and that the layers which the recipe compares can be compared.
 
     Args:
         finetune: the settings of all tasks.
         task: with its classes.
-        student: what learns from a teacher on this task, if anything does.
+        student: the model that learns from a teacher on this task, if any.
 
     Raises:
-        UserError: a model lacks a head or has another, inputs are too long for a teacher, tokenizers differ where they
+        UserError: a model has no head or another one, inputs are too long for a teacher, tokenizers differ where they
             must not, or layers or heads do not fit.
     """
     settings, given = finetune.settings(task.name).distillation, finetune.distillation.teachers

@@ -1,4 +1,4 @@
-"""How long a fine-tuning takes, and its learning rates: one phase, or the two stages of a second distillation."""
+"""Steps and learning rates of a fine-tuning: one phase, or the two stages of a second distillation."""
 
 import math
 
@@ -7,23 +7,23 @@ from tinydistilbert.training.job import Phase
 
 
 def finetune_steps(settings: schema.Finetune, features: int) -> int:
-    """Optimiser steps of a fine-tuning on `features` inputs (in span tasks: windows): its epochs, and `min_steps`."""
+    """Return the steps of its epochs on `features` inputs (in span tasks: windows), at least `min_steps`."""
     return max(_steps(settings, settings.epochs, features), settings.min_steps)
 
 
 def intermediate_steps(settings: schema.Finetune, features: int) -> int:
-    """The first steps of a second distillation on so many inputs, in which only the terms on layers count."""
+    """Return the number of first steps of a second distillation in which only the terms on layers count."""
     batches = settings.distillation.intermediate_epochs * math.ceil(features / settings.optimization.batch_size)
     return round(batches / settings.optimization.gradient_accumulation_steps)
 
 
 def distillation_phases(settings: schema.Finetune, features: int, originals: int = 0) -> tuple[Phase, ...]:
-    """The phases of a second distillation on so many inputs: one, or where the recipe says so, its two stages.
+    """Return the phases of a second distillation: one, or two stages if the recipe says so.
 
     Args:
         settings: of the task.
-        features: inputs.
-        originals: where the second stage reads the train examples alone, how many inputs they are; 0 = it reads all.
+        features: number of inputs.
+        originals: if the second stage reads only the train examples, their number of inputs; 0 = it reads all inputs.
     """
     distillation, usual = settings.distillation, settings.optimization.learning_rate
     steps, first = finetune_steps(settings, features), intermediate_steps(settings, features)

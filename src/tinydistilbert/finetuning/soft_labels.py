@@ -1,4 +1,4 @@
-"""Soft labels from a file: what a teacher that is no model (an LLM, an API, an ensemble) says of examples."""
+"""Soft labels from a file: predictions of a teacher that is not a model folder (an LLM, an API, an ensemble)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from tinydistilbert.tasks.rows import Rows, shortened, shown
 from tinydistilbert.tasks.splits import read_split
 
 ID = "id"
-"""The column that joins where the file has no texts."""
+"""The column to join by if the file has no texts."""
 TOLERANCE = 0.02
-"""By which rounded probabilities may miss 1 in their sum."""
+"""How far the sum of rounded probabilities may be from 1."""
 SMALLEST = 1e-6
-"""Probabilities below it count as it, and of several labels those above 1 less it: a 0 has no logarithm."""
+"""Probabilities are clipped to at least this, in multi-label tasks also to at most 1 - this: 0 has no logarithm."""
 KINDS = ("classification", "multi-label")
 
 
@@ -31,19 +31,19 @@ class SoftLabels:
 
     by_text: bool
     keys: NDArray[np.uint64]
-    """(n,) hashes of what each row is joined by."""
+    """(n,) hashes of the values that each row is joined by."""
     logits: NDArray[np.float64]
-    """(n, classes) or (n, labels), in the order of the task's."""
+    """(n, classes) or (n, labels), in the task's order."""
 
 
 def joined_soft_labels(path: Path, examples: Examples, data: str | None) -> NDArray[np.float64]:
-    """For each example the logits that the file gives it, NaN where it gives none; what found no partner is told.
+    """Return the file's logits for each example, NaN where it has none; a notice reports what found no match.
 
-    What they are joined by is compared by its hashes, so that in memory are numbers of each row alone.
+    Rows are joined by hashes of their texts or ids, so that memory holds only numbers for each row.
 
     Args:
-        path: a table with a column for each class or label and the task's columns of texts, or one that is called `id`.
-        examples: of a task with classes; those behind the train split's own (further texts, copies) join by text alone.
+        path: a table with a column for each class or label, and either the task's text columns or a column `id`.
+        examples: of a task with classes; those after the train split (further texts, copies) join by text only.
         data: folder of the data sets.
 
     Raises:
@@ -72,14 +72,14 @@ def joined_soft_labels(path: Path, examples: Examples, data: str | None) -> NDAr
 
 
 def read_soft_labels(path: Path, task: Task) -> SoftLabels:
-    """The rows of a file of soft labels.
+    """Read a file of soft labels.
 
-    Values are probabilities, which sum to 1; or whole numbers, votes; or, where some are negative, scores (logits). Of
-    several labels each has a probability of its own, or a score.
+    Values are probabilities, which sum to 1; or whole numbers, which are votes; or, if some are negative, scores
+    (logits). In multi-label tasks each label has an independent probability, or a score.
 
     Raises:
-        UserError: a task of another kind, other classes, a value that is no number or no probability, a sum other than
-            1, a key twice.
+        UserError: the task is of another kind, the classes differ, a value is not a number or a probability, a sum is
+            not 1, or a key occurs twice.
     """
     if task.kind not in KINDS:
         expected, found = " or ".join(KINDS), f"the {task.kind} task {task.title}"
@@ -121,14 +121,14 @@ def _values(rows: Rows, labels: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _are_scores(rows: Rows, values: NDArray[np.float64], function: str) -> bool:
-    """Whether the values are scores; that is said."""
+    """Return whether the values are scores; a notice says so."""
     if negative := bool((values < 0).any()):
         notice(rows.where, f"some values are negative, so all are read as scores before a {function}")
     return negative
 
 
 def _logits_of_labels(rows: Rows, values: NDArray[np.float64], labels: Sequence[str]) -> NDArray[np.float64]:
-    """Of values of several labels, which need not sum to 1."""
+    """Return the logits of a multi-label task, whose values need not sum to 1."""
     if _are_scores(rows, values, "sigmoid"):
         return values
     above = np.argwhere(values > 1)
@@ -159,7 +159,7 @@ def _logits(rows: Rows, values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _keys_of_rows(rows: Rows, columns: Sequence[str]) -> NDArray[np.uint64]:
-    """(n,) hashes of what these columns hold, of which no two are the same."""
+    """Return the (n,) hashes of the values in these columns; all of them must differ."""
     values = [rows.values(name) for name in columns]
     keys = hashes_of((_key(parts),) for parts in zip(*values, strict=True))
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
@@ -175,7 +175,7 @@ def _keys_of_rows(rows: Rows, columns: Sequence[str]) -> NDArray[np.uint64]:
 def _keys(
     examples: Examples, data: str | None, by_text: bool, path: Path
 ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """(n,) hashes of what each example is joined by, and whether it has one: those without a label have no id."""
+    """Return the (n,) hashes that examples are joined by, and which have one: examples without a label have no id."""
     if by_text:
         return hashes_of((_key(texts),) for texts in examples.each_key()), np.ones(len(examples), dtype=bool)
     task = examples.task
@@ -190,5 +190,5 @@ def _keys(
 
 
 def _key(values: Iterable[object]) -> str:
-    """Texts or an id without the white space that a spreadsheet or an API may have changed."""
+    """Return texts or an id without the white space that a spreadsheet or an API may have changed."""
     return "\t".join(" ".join(str(value).split()) for value in values)

@@ -1,4 +1,4 @@
-"""Soft targets: the logits of fine-tuned teachers for the examples of a task, computed once by shards, and kept."""
+"""Soft targets: the logits of fine-tuned teachers for the examples of a task, computed once, in shards, and stored."""
 
 import hashlib
 from collections.abc import Sequence
@@ -32,24 +32,24 @@ from tinydistilbert.training.job import Batch
 from tinydistilbert.training.ranks import ALONE, Ranks
 
 SHARD = 2**13
-"""Examples after which what the teachers say of them is made durable."""
+"""Examples after which the teachers' logits are written durably."""
 CHECKED = 2048
-"""Of more examples than that: so many that have a label, of all places, are compared with what a teacher says."""
+"""With more than a shard of examples, a teacher is first checked on at most so many labelled ones, evenly spread."""
 DTYPE = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
 class SoftTargetSource:
-    """What a second distillation learns from beside the labels."""
+    """What a second distillation learns from in addition to the labels."""
 
     targets: Path
     """Folder of `make_soft_targets`."""
     teachers: tuple[Path, ...]
-    """Fine-tuned models; layers are compared with the first one's where the recipe compares layers."""
+    """Fine-tuned models; if the recipe compares layers, they are the first model's."""
     augmented: Path | None = None
-    """File with augmented copies of the train examples, if the recipe wants them."""
+    """File with augmented copies of the train examples, if the recipe asks for them."""
     copied_layers: tuple[int, ...] = ()
-    """The first teacher's layers that the student's were copied from, where that is known."""
+    """The first teacher's layers that the student's were copied from, if known."""
 
 
 def make_soft_targets(
@@ -64,31 +64,31 @@ def make_soft_targets(
     soft_labels: NDArray[np.float64] | None = None,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Make the finished folder `output`: the mean of the teachers' logits for every example.
+    """Write the finished folder `output`: the mean of the teachers' logits for every example.
 
-    A teacher of a classification or regression task, or one that tags words, reads the examples with its own tokenizer;
-    in span tasks its positions must be the student's. After every `SHARD` examples what was said of them is durable:
-    the same call after a kill goes on behind them.
+    A teacher of a classification, regression or token classification task reads the examples with its own tokenizer; in
+    span tasks its tokens must be the student's. Logits are durable after every `SHARD` examples: after a kill, the same
+    call continues from there.
 
     Args:
-        examples: what the student is going to be trained on.
+        examples: the student's training examples.
         teachers: folders of models with the task's head.
-        output: folder to make, with `logits.npy`: (n, classes), (n, 1), or of all windows laid end to end (tokens, 2),
-            or of all texts laid end to end (words, tags), NaN for words that a teacher did not read.
+        output: folder to make, with `logits.npy`: (n, classes), (n, 1), or (tokens, 2) of all windows concatenated, or
+            (words, tags) of all texts concatenated, NaN for words that a teacher did not read.
         tokenizer: the student's.
         max_length: longest input in tokens.
         device: to compute on.
-        given_labels: of teachers from elsewhere, what each of their outputs stands for; empty = what their names say.
-            What they say is compared with the labels. None = the run's own teachers.
-        soft_labels: (n, classes) logits that stand in place of the teachers', NaN where there are none.
-        ranks: the processes that share the teachers' passes; rank 0 writes what they say.
+        given_labels: for teachers from elsewhere, the class of each of their outputs; empty = by the names in their
+            config. Their predictions are compared with the labels. None = the run's own teachers.
+        soft_labels: (n, classes) logits that replace the teachers', NaN where there are none.
+        ranks: the processes that share the teachers' passes; rank 0 writes the logits.
 
     Raises:
-        UserError: a teacher has another head, other classes, or in a span task another tokenizer; or what one from
-            elsewhere says does not go with the labels.
+        UserError: a teacher has another head, other classes, or in a span task another tokenizer; or the predictions of
+            one from elsewhere do not match the labels.
     """
     asked = _Asked(tokenizer, max_length, device, given_labels or (), ranks)
-    # One at a time is in memory; the only one stays there.
+    # One teacher at a time is in memory; a single teacher stays there.
     opened = lru_cache(maxsize=1)(lambda folder: _Teacher.open(folder, examples.task, asked))
     is_checked = given_labels is not None and examples.task.kind != "span"
     facts = {"examples": examples.fingerprint, "teachers": [str(teacher) for teacher in teachers]}
@@ -98,7 +98,7 @@ def make_soft_targets(
         _Shards(to, {**facts, "settings": settings}, ranks) as shards,
     ):
         done = shards.resume(len(examples))
-        if is_checked and not done and len(examples) > SHARD:  # before hours of passes, by examples of all the file
+        if is_checked and not done and len(examples) > SHARD:  # before hours of passes, on a spread sample
             labelled = [row for row, label in enumerate(examples.columns["label"]) if label is not None]
             some = examples.take(labelled[:: -(-len(labelled) // CHECKED) or 1])
             for folder in teachers if len(some) else ():
@@ -119,32 +119,32 @@ def make_soft_targets(
 
 @dataclass(frozen=True)
 class _Asked:
-    """How teachers are asked."""
+    """How the teachers are run."""
 
     tokenizer: PreTrainedTokenizerFast
     """The student's."""
     max_length: int
     device: torch.device
     labels: tuple[str, ...]
-    """What each output stands for; empty = what the teacher's names say."""
+    """The class of each output; empty = by the names in the teacher's config."""
     ranks: Ranks
 
 
 @dataclass(frozen=True)
 class _Teacher:
-    """A teacher that was loaded."""
+    """A loaded teacher."""
 
     folder: Path
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     max_length: int
     order: list[int] | None
-    """For each class the output that is taken for it; None = as they come."""
+    """For each class, the teacher's output that stands for it; None = in the teacher's order."""
     asked: _Asked
 
     @classmethod
     def open(cls, folder: Path, task: Task, asked: _Asked) -> Self:
-        """Load one.
+        """Load a teacher.
 
         Raises:
             UserError: it does not fit the task.
@@ -156,12 +156,12 @@ class _Teacher:
         order = check_classes(folder, config, task, asked.labels)
         model = load_model(folder, task.kind, require_head=True)
         trained = trained_length(folder, tokenizer.model_max_length, longest_input(config))
-        if trained is not None and task.kind != "span":  # of windows both have the same
+        if trained is not None and task.kind != "span":  # span windows must equal the student's
             max_length = min(max_length, trained)
         return cls(folder, model, tokenizer, max_length, order, asked)
 
     def logits(self, examples: Examples) -> NDArray[np.float64]:
-        """Of every example, classes in the task's order; of all windows or words laid end to end."""
+        """Return the logits of every example, or of all windows or words concatenated; classes in the task's order."""
         features = encode(examples, self.tokenizer, self.max_length)
         pad_token_id = int(self.tokenizer.pad_token_id)
         device, ranks = self.asked.device, self.asked.ranks
@@ -175,10 +175,10 @@ class _Teacher:
         return [*range(outputs)] if self.order is None else self.order
 
     def check(self, examples: Examples, logits: NDArray[np.float64], *, is_given: bool) -> None:
-        """Compare what it says with the labels.
+        """Compare its predictions with the labels.
 
         Raises:
-            UserError: it does not go with them.
+            UserError: they do not match.
         """
         check_teacher(
             str(self.folder), logits, examples, order=self._order(logits.shape[-1]), is_given=is_given
@@ -186,11 +186,11 @@ class _Teacher:
 
 
 class _Shards:
-    """The file of soft targets while it grows; of several processes rank 0 alone has one.
+    """The growing file of soft targets; with several processes, only rank 0 has one.
 
     Args:
-        folder: unfinished.
-        facts: what the targets are made from; what was begun from other ones is not gone on with.
+        folder: the unfinished folder.
+        facts: what the targets are made from; a file begun with other facts is not continued.
         ranks: the processes.
     """
 
@@ -200,7 +200,7 @@ class _Shards:
         self._rows: RowFile | None = None
 
     def resume(self, examples: int) -> int:
-        """How many examples an earlier process has done."""
+        """Return the number of examples that an earlier process has done."""
         done = 0
         if self._ranks.is_main and self._state.is_file():
             state = atomic.read_json(self._state)
@@ -221,7 +221,7 @@ class _Shards:
         return done
 
     def append(self, logits: NDArray[np.float64], done: int, examples: int) -> None:
-        """Add those of a shard, the last of which is example `done`."""
+        """Append the logits of a shard; `done` is the number of examples up to its end."""
         if not self._ranks.is_main:
             return
         width = logits.shape[-1]
@@ -250,23 +250,23 @@ def _hash_of(values: NDArray[np.float64]) -> str:
 
 
 def _of_words(logits: NDArray[np.float32], tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-    """(words, tags) logits of each word's first token; NaN for words without one of their own."""
+    """Return the (words, tags) logits of each word's first token; NaN for words without a token of their own."""
     return np.where(is_first_piece(tokens)[:, None], logits[np.maximum(tokens, 0)], np.float32(np.nan))
 
 
 @dataclass(frozen=True, eq=False)
 class SoftTargets:
-    """The teachers' logits, read by the student's features."""
+    """The teachers' logits, indexed by the student's features."""
 
     logits: NDArray[np.float32]
     features: Features
     """The student's."""
     scale: LabelScale = PLAIN
-    """In which units a regression is trained; the logits are labels."""
+    """The units that a regression is trained in; the stored logits are in the labels' units."""
 
     @classmethod
     def open(cls, folder: Path, examples: Examples, features: Features, scale: LabelScale = PLAIN) -> Self:
-        """Those in a folder of `make_soft_targets`, for features that were made of the same examples.
+        """Open a folder of `make_soft_targets` for features of the same examples.
 
         Raises:
             UserError: the folder was made from other examples.
@@ -285,13 +285,13 @@ class SoftTargets:
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
-        """Row of each window's first token, or of each text's first word."""
+        """The row of each window's first token, or of each text's first word."""
         words = self.features.word_tokens
         counts = self.features.lengths if words is None else np.array([len(of_text) for of_text in words])
         return np.asarray(np.cumsum(counts) - counts)
 
     def batch(self, indices: NDArray[np.int64], length: int | None = None) -> Batch:
-        """The soft targets of the features at `indices`.
+        """Return the soft targets of the features at `indices`.
 
         Args:
             indices: of the features of a batch.
@@ -300,7 +300,7 @@ class SoftTargets:
         Returns:
             `teacher_logits` (batch, classes); in span tasks `teacher_start` and `teacher_end` (batch, length), padded
             with zeros, which the loss does not count. In token classification `teacher_logits` (batch, length, tags)
-            and `teacher_words` (batch, length), whether a token has some.
+            and `teacher_words` (batch, length), which tokens have soft targets.
         """
         if self.features.word_tokens is not None:
             return self._of_tokens(indices, self.features.word_tokens, length)

@@ -1,7 +1,7 @@
-"""Whether what a given teacher says of the train examples goes with their labels: asked before anything learns from it.
+"""Checks that a given teacher's predictions match the labels of the train examples, before a student learns from it.
 
-Its logits are there before the training. A teacher whose outputs stand for other classes than they are taken for
-teaches nonsense, which the labels show at once, and another order of the outputs may be seen to be right.
+Its logits exist before the training. A teacher whose outputs are mapped to the wrong classes teaches nonsense. The
+labels reveal that, and may show which other order of the outputs is right.
 """
 
 import json
@@ -21,26 +21,26 @@ from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.words import WORDS
 
 MIN_GAIN = 0.1
-"""Share of the examples that another order must get right beyond the given one, to be called better."""
+"""Share of the examples by which another order must beat the given one to count as better."""
 DEVIATIONS = 2
-"""Standard deviations by which a difference must exceed what chance gives."""
+"""Standard deviations by which a difference must exceed chance."""
 
 
 def check_teacher(
     where: str, logits: NDArray[np.float64], examples: Examples, *, order: Sequence[int], is_given: bool
 ) -> None:
-    """Compare a teacher's logits with the labels of those examples that have one.
+    """Compare a teacher's logits with the labels of the examples that have one.
 
     Args:
         where: the teacher, for messages.
-        logits: (n, classes) in the order of the task's classes, (n, 1) scores, or (words, tags) of all texts laid end
-            to end, NaN for words that were not read.
+        logits: (n, classes) in the order of the task's classes, (n, 1) scores, or (words, tags) of all texts
+            concatenated, NaN for words that were not read.
         examples: of a classification, multi-label, regression or token classification task.
-        order: for each class the teacher's output that was taken for it.
-        is_given: whether the user gave the order of the outputs; then doubts are told and nothing is refused.
+        order: for each class, the teacher's output that stands for it.
+        is_given: whether the user gave the order of the outputs; then doubts cause a notice, not an error.
 
     Raises:
-        UserError: another order of the outputs is much better, or the logits have nothing to do with the labels.
+        UserError: another order of the outputs is much better, or the logits are unrelated to the labels.
     """
     labels = examples.columns["label"]
     if examples.task.kind == "token-classification":
@@ -95,17 +95,17 @@ def _doubt_about_classes(
 
 
 def _as_setting(names: Sequence[str]) -> str:
-    """How the classes are given: with a flag, or in a recipe where a comma or a space would part a name."""
+    """Return how to give the classes: with a flag, or in a recipe if a comma or a space would split a name."""
     if all(re.fullmatch(r"[\w.+-]+", name) for name in names):
         return f"--teacher-labels {','.join(names)}"
     return f"finetune.distillation.teacher_labels = {json.dumps([*names], ensure_ascii=False)} in a recipe"
 
 
 def _better_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> list[int] | None:
-    """For each class as it is predicted the one that is meant, where that is much better than the same class.
+    """Return the class meant by each predicted class, if that is much better than the given order; else None.
 
-    The order is found on one half of the examples and has to be better on the other, for among many orders one is
-    always better by chance.
+    The order is found on one half of the examples and must be better on the other half, because among many orders some
+    are better by chance.
     """
     halves = np.random.default_rng(0).permutation(len(labels)) % 2 == 0
     order = np.asarray(_best_order(predicted[halves], labels[halves], classes))
@@ -119,14 +119,14 @@ def _better_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], class
 def _best_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> list[int]:
     confusion = np.zeros((classes, classes))
     np.add.at(confusion, (predicted, labels), 1)
-    # Of equally good orders, the one that changes least: a class that is never predicted stays where it is.
+    # Of equally good orders, take the one that changes least: a class that is never predicted stays where it is.
     rows, columns = linear_sum_assignment(confusion + 0.5 / classes * np.eye(classes), maximize=True)
     assert (rows == np.arange(classes)).all()
     return [int(column) for column in columns]
 
 
 def _knows_something(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
-    """Whether predictions go with labels beyond chance, though the majority class is right more often."""
+    """Return whether predictions match labels more often than by chance, though less often than the majority class."""
     right = float((predicted == labels).mean())
     of_predicted, of_labels = (np.bincount(v, minlength=labels.max() + 1) / len(v) for v in (predicted, labels))
     size = min(len(of_predicted), len(of_labels))
@@ -135,7 +135,7 @@ def _knows_something(predicted: NDArray[np.int64], labels: NDArray[np.int64]) ->
 
 
 def _doubt_about_labels(logits: NDArray[np.float64], labels: NDArray[Any], names: Sequence[str]) -> _Doubt | None:
-    """Each label's logits must be higher where the text has it; all but chance."""
+    """Return a doubt unless each label's logits are higher for texts that have it, beyond chance."""
     correlations = [
         float(np.corrcoef(column, gold)[0, 1])
         for column, gold in zip(logits.T, labels.T, strict=True)

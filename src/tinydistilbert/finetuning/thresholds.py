@@ -1,4 +1,4 @@
-"""The thresholds of a fine-tuned model, in its config: when it gives a label, and when it says that none is there."""
+"""The thresholds in a fine-tuned model's config: when to predict a label, and when to predict "no answer"."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from tinydistilbert.tasks.squad import NULL_THRESHOLD
 
 
 def set_threshold(training: TaskTraining, max_length: int) -> dict[str, Any]:
-    """Give the trained model the threshold that is best on the train examples held out for it; gives the facts.
+    """Set the trained model's threshold to the best one on the train examples held out for it, and return the facts.
 
-    Of a span model it is the null threshold, of a multi-label model one for each label. It is 0, or 0.5 for each label,
-    where too few examples could be held out. A model that needs none has none, whatever the model had that it was made
-    from.
+    A span model has the null threshold, a multi-label model one threshold for each label. If too few examples could be
+    held out, it is 0, or 0.5 for each label. A model that needs no threshold has none, even if the model that it was
+    made from had one.
     """
     config: Any = training.model.config
     for key in (NULL_THRESHOLD, LABEL_THRESHOLDS):
@@ -39,7 +39,7 @@ def set_threshold(training: TaskTraining, max_length: int) -> dict[str, Any]:
 
 
 def _facts(headline: str, chosen: ChosenThreshold | None, value: Any) -> dict[str, Any]:
-    """What `training.json` says of it."""
+    """Return the facts about the threshold for `training.json`."""
     if isinstance(value, list):
         facts = {"value": value, "examples": chosen.examples if chosen else 0}
     else:

@@ -1,4 +1,4 @@
-"""One fine-tuning: prepared from a task's examples and an encoder, then trained, with the best epoch selected."""
+"""One fine-tuning: prepare it from a task's examples and an encoder, train, and select the best epoch."""
 
 import math
 from collections.abc import Iterator
@@ -47,12 +47,12 @@ from tinydistilbert.training.optimizer import layer_scales, learning_rate_factor
 from tinydistilbert.training.precision import frozen, multiplying, prepares_products
 
 VECTORS_OF_TEACHER, COPIES_OF_SCORES = 4, 4
-"""What a loss on layers keeps: of a teacher's layer its states, queries, keys and values a token; of the scores of
-attention those of teacher and student, their difference and its gradient."""
+"""Tensors that a loss on layers keeps: states, queries, keys and values of each teacher layer; and attention scores of
+teacher and student, their difference and its gradient."""
 LABELS_AT_ONCE = 2**20
-"""That are counted together."""
+"""Labels that are counted together."""
 MAX_SELECTIONS = 20
-"""Times that a training is scored to choose an epoch, at most."""
+"""Most times that a training is scored to select an epoch."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +68,24 @@ class TaskTraining:
     objective: TaskLoss
     batches: TaskBatches
     last_batches: TaskBatches
-    """Of the last phase, where it reads fewer inputs; else the same."""
+    """Of the last phase, if it reads fewer inputs; else the same as `batches`."""
     scale: LabelScale
-    """In which units a regression is trained; `give_labels` ends that."""
+    """The units that a regression is trained in; `give_labels` converts the model back to labels."""
     selection: Features | None
-    """The inputs that choose an epoch, if any do."""
+    """The inputs that select an epoch, if any."""
     job: TrainingJob
     max_length: int
-    """Tokens that it reads of a text."""
+    """Tokens of a text that the model reads."""
     seed: int
     compute: Compute
 
     @property
     def model(self) -> PreTrainedModel:
-        """What is saved in the end."""
+        """The model that is saved in the end."""
         return self.student.student
 
     def give_labels(self) -> None:
-        """Make the trained model give labels, where it was trained in standard units."""
+        """Convert a model that was trained in standard units to labels."""
         self.scale.to_labels(self.model)
 
     @property
@@ -107,13 +107,13 @@ def prepare_training(
     """Encode the examples, put a new head on the encoder, and describe the training.
 
     Args:
-        settings: of all tasks; those of the examples' task are taken.
-        examples: what is trained on.
+        settings: of all tasks; those of the examples' task are used.
+        examples: to train on.
         encoder: folder of the model to start from.
         compute: where to compute.
         seed: of the head's weights, the order of the examples, and dropout.
         soft_targets: what a second distillation learns from.
-        learning_rate: instead of the settings'.
+        learning_rate: replaces the settings' rate.
 
     Raises:
         UserError: the encoder or the teachers do not fit the task, or each other.
@@ -134,9 +134,9 @@ def prepare_training(
         notice(task.title, loss)
     selection = encode(examples.selection, tokenizer, max_length) if examples.selection else None
 
-    torch.manual_seed(step_seed(seed))  # of the new head
+    torch.manual_seed(step_seed(seed))  # for the new head
     model = load_model(encoder, task.kind, labels=task.labels)
-    if model.config.model_type == ELMO:  # recurrent: its products are of one word at a time
+    if model.config.model_type == ELMO:  # recurrent: it multiplies one word at a time
         compute = replace(compute, precision="fp32")
     if task.kind == "regression" and starting_head(load_config(encoder), "regression", ()).is_kept:
         scale.to_standard(model)
@@ -177,9 +177,9 @@ def micro_batch_memory(
     model: PreTrainedModel, objective: TaskLoss, optimization: schema.Optimization, compute: Compute, longest: int,
     splits: int,
 ) -> float:  # fmt: skip
-    """Bytes that the largest micro-batch takes after so many halvings, beside the models.
+    """Return the bytes of the largest micro-batch after so many halvings, without the models.
 
-    Of a teacher whose layers are compared, it is what is kept of these.
+    For a teacher whose layers are compared, it includes the tensors that are kept of them.
     """
     size = Size.of(model)
     examples = math.ceil(optimization.batch_size / 2**splits)
@@ -200,7 +200,7 @@ def _phases(settings: schema.Finetune, features: int, originals: int, *, is_dist
 
 
 def first_features(features: Features, examples: TaskExamples) -> Features:
-    """The inputs of the examples that have a label, which come first."""
+    """Return the inputs of the examples that have a label, which come first."""
     count = int(np.searchsorted(features.example, examples.labelled))
     if count == len(features):
         return features
@@ -213,7 +213,7 @@ def first_features(features: Features, examples: TaskExamples) -> Features:
 
 
 def _refuse_elmo(*folders: Path) -> None:
-    """Refuse ELMo in a second distillation: it is the baseline, a student cut from no teacher.
+    """Refuse ELMo in a second distillation: it is a baseline, not a student cut from a teacher.
 
     Raises:
         UserError: one of the models is an ELMo.
@@ -228,7 +228,7 @@ def _objective(
     settings: schema.Finetune, examples: TaskExamples, features: int, model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast, soft_targets: SoftTargetSource | None, device: torch.device,
 ) -> TaskLoss:  # fmt: skip
-    """The labels' loss; with soft targets theirs too, and with a teacher loaded that on its layers."""
+    """Return the loss on labels; with soft targets also theirs, and with inner terms that on the teacher's layers."""
     kind = examples.task.kind
     if soft_targets is None:
         return TaskLoss(kind)
@@ -244,9 +244,9 @@ def _objective(
 
 
 def run_training(training: TaskTraining, folder: Path, label: str) -> tuple[float, BestEpoch | None]:
-    """Train in `folder`; gives the seconds, and the epoch that was selected. The model has all of its words afterwards.
+    """Train in `folder`, and return the seconds and the selected epoch. The model keeps all of its vocabulary.
 
-    Of several processes rank 0 alone keeps the best epoch, and has its weights in the end.
+    With several processes, only rank 0 keeps the best epoch and has its weights in the end.
 
     Raises:
         NonFiniteLoss: a loss or gradient is not finite; the model is as it was before that step.
@@ -277,7 +277,7 @@ def run_training(training: TaskTraining, folder: Path, label: str) -> tuple[floa
 
 
 def _train(training: TaskTraining, job: TrainingJob, folder: Path, label: str) -> float:
-    if not training.scale.is_plain:  # a checkpoint of a version that trained on the labels themselves is another's
+    if not training.scale.is_plain:  # refuses checkpoints of a version that trained on plain labels
         label = f"{label}, standard units"
     with training.objective.quick(training.model), frozen(training.objective.teacher, training.compute.chosen):
         return train(
@@ -287,7 +287,7 @@ def _train(training: TaskTraining, job: TrainingJob, folder: Path, label: str) -
 
 
 def selection_score(training: TaskTraining) -> float:
-    """The headline metric of the model as it is, on the examples that choose."""
+    """Return the current model's headline metric on the examples that select an epoch."""
     examples, features = training.examples.selection, training.selection
     assert examples is not None and features is not None
     pad_token_id = training.batches.pad_token_id
@@ -300,14 +300,14 @@ def selection_score(training: TaskTraining) -> float:
         logits = training.scale.labels(logits).astype(np.float32)
     threshold = None
     if training.examples.train.needs_threshold:
-        # What is scored in the end may choose an epoch where the recipe says so, but never a threshold.
+        # Examples scored in the end may select an epoch if the recipe says so, but never set a threshold.
         chosen = choose_threshold(examples, features, logits) if examples.split == HELD_OUT else None
         threshold = chosen.value if chosen else plain_threshold(examples)
     return headline_score(examples, features, logits, threshold=threshold)
 
 
 def _token_ids(training: TaskTraining) -> Iterator[NDArray[np.int32]]:
-    """Every token that the model reads."""
+    """Yield every token id that the model reads."""
     yield np.array([training.batches.pad_token_id], dtype=np.int32)
     yield from in_parts(training.batches.features.input_ids)
     if training.selection is not None:
@@ -315,7 +315,7 @@ def _token_ids(training: TaskTraining) -> Iterator[NDArray[np.int32]]:
 
 
 def _ends_of_epochs(training: TaskTraining) -> frozenset[int]:
-    """Steps after which an epoch of the last phase is over; of many epochs, evenly chosen ones."""
+    """Return the steps at which epochs of the last phase end; of many epochs, evenly spaced ones."""
     steps = training.job.phases[-1].steps
     epochs = steps * training.optimization.gradient_accumulation_steps / training.last_batches.per_epoch
     count = min(max(round(epochs), 1), MAX_SELECTIONS)
@@ -324,12 +324,12 @@ def _ends_of_epochs(training: TaskTraining) -> frozenset[int]:
 
 
 def finished_steps(folder: Path) -> int:
-    """Optimiser steps in the log of a training."""
+    """Return the number of optimiser steps in the log of a training."""
     return sum("learning_rate" in line for line in json_lines.read(folder / LOG))
 
 
 def _unused_factor(training: TaskTraining, steps: int) -> float:
-    """What weight decay has left of a row without gradient after so many steps."""
+    """Return the factor that weight decay leaves of a row without gradient after so many steps."""
     settings = training.optimization
     from_zero = settings.warmup_start == "zero"
     factor, scale = 1.0, min(layer_scales(training.model, training.job.layer_decay).values())  # of the embeddings
@@ -341,7 +341,7 @@ def _unused_factor(training: TaskTraining, steps: int) -> float:
 
 
 def loss_without_learning(training: TaskTraining) -> float:
-    """The loss of a head that sees no input: the labels' entropy or variance; for spans, of choosing any token."""
+    """Return the loss of a head that sees no input: the labels' entropy or variance; for spans, of a uniform guess."""
     features, labelled = training.batches.features, training.examples.labelled
     if training.examples.task.kind == "span":
         return float(np.log(features.lengths).mean())

@@ -1,4 +1,4 @@
-"""The words of texts that others can be put in place of: where they are in the text, and which tokens they are."""
+"""The words of texts that can be replaced: their place in the text, and their tokens."""
 
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from tinydistilbert.tasks.encoding import CHUNK
 
 JOINTS = "'’."
-"""What joins a word to the letters before it: don't, U.S."""
+"""Characters that join a word to the letters before it: don't, U.S."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Words:
     input_ids: Int[np.ndarray, " tokens"]
     token_type_ids: Int[np.ndarray, " tokens"]
     word: Int[np.ndarray, " tokens"]
-    """Number of the word that the token belongs to, from 0 in each example; -1 where it belongs to none."""
+    """Number of the word that the token belongs to, from 0 in each example; -1 if it belongs to none."""
     word_ends: Int[np.ndarray, " examples_and_one"]
     """The words of example i are those from word_ends[i] to before word_ends[i + 1]."""
     second: Bool[np.ndarray, " words"]
@@ -32,19 +32,19 @@ class Words:
     begin: Int[np.ndarray, " words"]
     """First character."""
     end: Int[np.ndarray, " words"]
-    """Character behind the last one."""
+    """Character after the last one."""
 
 
 def find_words(
     texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: PreTrainedTokenizerFast, max_length: int
 ) -> Words:
-    """The words of each example that are made of letters only, whatever pieces they have.
+    """Return the words of each example that consist of letters only, of one or several pieces.
 
-    Numbers are none, nor are the t of don't and the letters of U.S.
+    Numbers do not count as words, nor do the t of don't and the letters of U.S.
 
     Args:
         texts: first texts.
-        pairs: second texts, if there are any, as many.
+        pairs: second texts, if any, as many as first ones.
         tokenizer: cuts them into tokens.
         max_length: tokens of an example; words that are not wholly among them are left out.
     """
@@ -86,13 +86,13 @@ class _Word:
 
 
 def _words_of(encoding: Encoding, texts: Sequence[str]) -> Iterator[_Word]:
-    """The words of one example, in the order of their tokens."""
+    """Yield the words of one example, in the order of their tokens."""
     words: list[_Word] = []
     before = None
     tokens = zip(encoding.sequence_ids, encoding.word_ids, encoding.offsets, strict=True)
     for token, (text, number, (begin, end)) in enumerate(tokens):
         if text is None or not any(map(str.isalnum, texts[text][begin:end])):
-            before = None  # SentencePiece counts the comma behind a word to it
+            before = None  # SentencePiece gives the comma after a word the word's number
         elif (text, number) == before:
             words[-1].end, words[-1].tokens = end, slice(words[-1].tokens.start, token + 1)
         else:
@@ -104,7 +104,7 @@ def _words_of(encoding: Encoding, texts: Sequence[str]) -> Iterator[_Word]:
 
 
 def _fits(word: _Word, text: str, *, is_last: bool) -> bool:
-    """Whether it is to be replaced, after its borders were set right."""
+    """Correct the borders of a word, and return whether it may be replaced."""
     word.begin += len(text[word.begin : word.end]) - len(text[word.begin : word.end].lstrip())
     while _is_mark(text[word.end : word.end + 1]):  # normalisers that strip accents drop them from the token
         word.end += 1
@@ -116,7 +116,7 @@ def _fits(word: _Word, text: str, *, is_last: bool) -> bool:
 
 
 def is_word(text: str) -> bool:
-    """Whether it is made of letters, and the marks that belong to some of them, alone."""
+    """Return whether a text consists only of letters and their combining marks."""
     return text.isalpha() or (text[:1].isalpha() and all(sign.isalpha() or _is_mark(sign) for sign in text))
 
 

@@ -1,4 +1,4 @@
-"""The terms that look into the layers of student and teacher, for pretraining and for tasks."""
+"""The loss terms that compare layers of student and teacher, for pretraining and for tasks."""
 
 from collections.abc import Callable, Collection, Iterable
 
@@ -13,12 +13,12 @@ from tinydistilbert.recipe.objective import TERMS, Needs
 
 
 def layers_of_student(names: Iterable[str], matches: Matches) -> dict[str, tuple[int, ...]]:
-    """Which of the student's layers `capturing` has to take for these terms: its `layers` and its `attention`."""
+    """Return the student's layers that these terms need, as the arguments `layers` and `attention` of `capturing`."""
     return _layers(names, matches.student_layers, matches.student_layers[-1:])
 
 
 def layers_of_teacher(names: Iterable[str], matches: Matches) -> dict[str, tuple[int, ...]]:
-    """As `layers_of_student`, of the teacher."""
+    """Return the same as `layers_of_student` for the teacher."""
     return _layers(names, matches.teacher_layers, (matches.relation_layer,))
 
 
@@ -39,15 +39,15 @@ def layer_terms(
     relation_heads: int,
     projection: Callable[[Tensor], Tensor],
 ) -> dict[str, Float[Tensor, ""]]:
-    """Those terms among `names` that look into the layers, each a mean over the micro-batch.
+    """Return those terms among `names` that compare layers, each a mean over the micro-batch.
 
     Args:
         names: of terms.
-        student: what was taken from inside the student.
-        teacher: the same of the teacher.
+        student: what was captured inside the student.
+        teacher: what was captured inside the teacher.
         matches: which layers are compared.
-        visible: gives the pairs of positions of which the first attends to the second. It is called only if a term
-            reads them.
+        visible: returns the pairs of positions in which the first attends to the second; called only if a term reads
+            them.
         counted: positions of the flattened batch that are not padding.
         relation_heads: parts that queries, keys and values are cut into; 0 = as many as the teacher has heads.
         projection: from the student's width to the teacher's.
@@ -55,7 +55,7 @@ def layer_terms(
     layer_pairs = list(zip(matches.student_layers, matches.teacher_layers, strict=True))
 
     def values(name: str) -> list[Tensor]:
-        """The term at each pair of matched layers, or of queries, of keys and of values."""
+        """Return the term for each pair of matched layers, or for queries, keys and values."""
         function, needs = FUNCTIONS[name], TERMS[name].needs
         if needs is Needs.HIDDEN_STATES:
             return [

@@ -1,9 +1,9 @@
-"""The loss terms: pure functions on tensors. Their rows, with everything else about them, are in recipe/objective.py.
+"""The loss terms: pure functions on tensors. Everything else about them is in the table of recipe/objective.py.
 
-`kl`, `mlm`, `cosine` and `hidden` get the positions that count and no others: the caller leaves out padding, and for
-`mlm` everything that is not masked. So they cannot depend on padding. `relation` and `attention` compare pairs of
-positions; `visible` says which pairs count. The factor T² of `kl` keeps the size of its gradient about the same for
-every temperature T (Hinton et al. 2015).
+`kl`, `mlm`, `cosine` and `hidden` receive only the positions that count: the caller leaves out padding and, for `mlm`,
+every token that is not masked. So they cannot depend on padding. `relation` and `attention` compare pairs of
+positions; `visible` says which pairs count. The factor T² of `kl` keeps its gradient about the same size at every
+temperature T (Hinton et al. 2015).
 """
 
 from collections.abc import Callable, Mapping
@@ -25,12 +25,12 @@ def kl(
     teacher_logits: Float[Tensor, "positions classes"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """T² · KL(teacher ‖ student) of the softmaxes of logits / T, in nats, mean over the positions.
+    """Return T² · KL(teacher ‖ student) of the softmaxes of logits / T, in nats, mean over the positions.
 
     The soft-target loss of Hinton et al. (2015) and DistilBERT's L_ce (up to T² and the teacher's constant entropy).
-    Over the vocabulary, training computes it in `losses/vocabulary.py`: by chunks, with a gradient of its own, and
-    together with `mlm`. This function is the definition to which a test holds that one, and what validation and the
-    soft targets of tasks use.
+    Over the vocabulary, training computes it in `losses/vocabulary.py`: by chunks, together with `mlm`, and with a
+    handwritten gradient. A test compares that implementation with this function, which is the definition; validation
+    and the soft targets of tasks use it.
 
     Raises:
         ValueError: there is no position.
@@ -46,10 +46,10 @@ def binary_kl(
     teacher_logits: Float[Tensor, "examples labels"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """T² · KL(teacher ‖ student) of the sigmoids of logits / T, in nats, mean over examples and labels.
+    """Return T² · KL(teacher ‖ student) of the sigmoids of logits / T, in nats, mean over examples and labels.
 
-    Where an example may have several labels, each is a distribution of its own over yes and no. Of two classes with the
-    logits (z, 0) it is `kl`.
+    For tasks in which an example may have several labels: each label is a separate distribution over yes and no. For
+    one label with the logit z it equals `kl` of two classes with the logits (z, 0).
 
     Raises:
         ValueError: there is no example.
@@ -62,9 +62,9 @@ def binary_kl(
 
 
 def mlm(student_logits: Float[Tensor, "positions vocabulary"], labels: Int[Tensor, "positions"]) -> Float[Tensor, ""]:
-    """Cross-entropy of the original tokens at the masked positions, in nats, mean (Devlin et al. 2019).
+    """Return the mean cross-entropy of the original tokens at the masked positions, in nats (Devlin et al. 2019).
 
-    Training computes it in `losses/vocabulary.py`, as it does `kl`.
+    Training computes it in `losses/vocabulary.py`, like `kl`.
 
     Args:
         student_logits: at the masked positions.
@@ -80,10 +80,10 @@ def mlm(student_logits: Float[Tensor, "positions vocabulary"], labels: Int[Tenso
 def cosine(
     student_hidden: Float[Tensor, "positions hidden"], teacher_hidden: Float[Tensor, "positions hidden"]
 ) -> Float[Tensor, ""]:
-    """Mean of 1 - cos(student, teacher): 0 when the directions agree, 2 when they are opposed.
+    """Return the mean of 1 - cos(student, teacher): 0 when the directions agree, 2 when they are opposed.
 
-    The "cosine embedding loss" of DistilBERT (Sanh et al. 2019, section 3) on the last hidden states, there over every
-    position that is not padding.
+    The "cosine embedding loss" of DistilBERT (Sanh et al. 2019, section 3), which applies it to the last hidden states
+    at every position that is not padding.
 
     Raises:
         ValueError: there is no position.
@@ -95,9 +95,9 @@ def cosine(
 def hidden(
     student_hidden: Float[Tensor, "positions hidden"], teacher_hidden: Float[Tensor, "positions hidden"]
 ) -> Float[Tensor, ""]:
-    """Mean squared difference of hidden states, over positions and dimensions (TinyBERT, Jiao et al. 2020, L_hidn).
+    """Return the mean squared difference of hidden states, over positions and dimensions.
 
-    Where the widths differ the caller projects the student's first.
+    TinyBERT's L_hidn (Jiao et al. 2020). If the widths differ, the caller first projects the student's states.
 
     Raises:
         ValueError: there is no position.
@@ -127,20 +127,20 @@ class QueryKey(Protocol):
 
 
 def _visible_pairs(visible: Bool[Tensor, "batch length length"]) -> Bool[Tensor, "batch length length"]:
-    """`visible` without the rows of padding. Padding is what does not attend to itself."""
+    """Return `visible` without the rows of padding: a padding position does not attend to itself."""
     return visible & visible.diagonal(dim1=1, dim2=2).unsqueeze(2)
 
 
 def attention(student: QueryKey, teacher: QueryKey, visible: Bool[Tensor, "batch length length"]) -> Float[Tensor, ""]:
-    """Mean squared difference of the attention scores before the softmax, over heads and visible pairs.
+    """Return the mean squared difference of the attention scores before the softmax, over heads and visible pairs.
 
-    TinyBERT's L_attn (Jiao et al. 2020, section 3.1), which averages over padding too; here padding does not count.
+    TinyBERT's L_attn (Jiao et al. 2020, section 3.1), except that TinyBERT also averages over padding.
 
     Args:
         student: queries and keys of a layer of the student.
-        teacher: the same of a layer of the teacher.
-        visible: which keys (last dimension) each query (the one before) may attend to: neither is padding, and where
-            documents are kept apart both are of the same one. If there is no such pair, the loss is 0.
+        teacher: queries and keys of a layer of the teacher.
+        visible: which keys (last dimension) each query (the dimension before) may attend to: neither is padding, and
+            where documents are kept apart, both are in the same document. If there is no such pair, the loss is 0.
 
     Raises:
         ValueError: student and teacher have different numbers of heads.
@@ -149,7 +149,7 @@ def attention(student: QueryKey, teacher: QueryKey, visible: Bool[Tensor, "batch
     if heads != teacher_heads:
         raise ValueError(f"attention scores compare equal numbers of heads, found {heads} and {teacher_heads}")
     pairs = _visible_pairs(visible)
-    # The queries are scaled, not the products, which are length / size times as many numbers.
+    # Scaling the queries is cheaper than scaling the products, which are length / size times as many numbers.
     difference = (student.query * student.scaling) @ student.key.mT - (teacher.query * teacher.scaling) @ teacher.key.mT
     squares = difference.masked_fill(~pairs.unsqueeze(1), 0).square()
     total = squares.sum(dtype=torch.promote_types(squares.dtype, torch.float32))  # bf16 cannot hold a long sum
@@ -159,7 +159,7 @@ def attention(student: QueryKey, teacher: QueryKey, visible: Bool[Tensor, "batch
 def _log_relations(
     vectors: Float[Tensor, "batch heads length size"], relation_heads: int, pairs: Bool[Tensor, "batch length length"]
 ) -> Float[Tensor, "batch relation_heads length length"]:
-    """Log softmax over the visible keys of A·Aᵀ / sqrt(size of a relation head), for each relation head."""
+    """Return the log softmax of A·Aᵀ / sqrt(size of a relation head) over the visible keys, for each relation head."""
     batch, heads, length, head_size = vectors.shape
     width = heads * head_size
     if relation_heads < 1 or width % relation_heads:
@@ -167,7 +167,7 @@ def _log_relations(
     size = width // relation_heads
     parts = vectors.transpose(1, 2).reshape(batch, length, relation_heads, size).transpose(1, 2)
     scores = (parts * size**-0.5) @ parts.mT
-    # The lowest finite number, not -inf: rows of padding, in which nothing is visible, would become NaN.
+    # The lowest finite number: with -inf, rows of padding, in which nothing is visible, would become NaN.
     return F.log_softmax(scores.masked_fill(~pairs.unsqueeze(1), torch.finfo(scores.dtype).min), dim=-1)
 
 
@@ -179,14 +179,14 @@ def relation(
 ) -> Float[Tensor, ""]:
     """KL(teacher ‖ student) of self-attention relations, in nats, mean over relation heads and counted positions.
 
-    One of Q-Q, K-K and V-V of MiniLMv2 (Wang et al. 2021, section 3.1). The vectors A of all heads are laid side by
-    side and cut into `relation_heads` parts; the relation is softmax(A·Aᵀ / sqrt(size of a part)), each row over the
+    One of Q-Q, K-K and V-V of MiniLMv2 (Wang et al. 2021, section 3.1). The vectors A of all heads are concatenated
+    and cut into `relation_heads` parts; the relation is softmax(A·Aᵀ / sqrt(size of a part)), each row over the
     visible keys. Student and teacher may differ in number of heads and in width.
 
     Args:
-        student: queries, or keys, or values of a layer of the student.
-        teacher: the same of a layer of the teacher.
-        relation_heads: into how many parts to cut.
+        student: queries, keys or values of a layer of the student.
+        teacher: the same kind of vectors of a layer of the teacher.
+        relation_heads: number of parts to cut into.
         visible: as in `attention`. If there is no visible pair, the loss is 0.
 
     Raises:
@@ -194,7 +194,7 @@ def relation(
     """
     pairs = _visible_pairs(visible)
     student_log, teacher_log = (_log_relations(vectors, relation_heads, pairs) for vectors in (student, teacher))
-    # In a row of padding both relations are uniform, so it adds exactly 0; it is not counted either.
+    # In a row of padding both relations are uniform, so it adds exactly 0 to the sum, and it is not counted below.
     total = F.kl_div(student_log, teacher_log, reduction="sum", log_target=True)
     queries = visible.diagonal(dim1=1, dim2=2).sum()
     return total / (queries * relation_heads).clamp(min=1)
@@ -205,9 +205,9 @@ def notebook_kl(
     teacher_logits: Float[Tensor, "batch length vocabulary"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """TinyDistilBERT's KL as it was: T² · the sum over all positions, padding too, divided by the batch size only.
+    """TinyDistilBERT's original KL: T² · the sum over all positions, padding included, divided by the batch size.
 
-    At 128 positions a line it is 128 times the mean over positions. Kept for the preset `seed` alone.
+    With 128 positions per line it is 128 times the mean over positions. Kept only for the preset `seed`.
     """
     batch = len(student_logits)
     student = F.log_softmax(student_logits / temperature, dim=-1)
@@ -221,10 +221,10 @@ def span_kl(
     counted: Bool[Tensor, "batch length"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """`kl` of two distributions over the positions of a window, mean over the batch; padding has no probability.
+    """Return `kl` of two distributions over the positions of a window, mean over the batch; padding has no probability.
 
-    The soft targets of the second distillation on SQuAD, "(D)", for the start and the end of an answer
-    (Sanh et al. 2019, section 3).
+    The soft targets of the second distillation on SQuAD, "(D)", for the start and the end of an answer (Sanh et al.
+    2019, section 3).
     """
     low = torch.finfo(student_logits.dtype).min
     student = student_logits.masked_fill(~counted, low)
@@ -235,4 +235,4 @@ def span_kl(
 FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "kl": kl, "mlm": mlm, "cosine": cosine, "relation": relation, "attention": attention, "hidden": hidden,
 }  # fmt: skip
-"""The function of each row of the table; `Needs` in recipe/objective.py says what it is called with."""
+"""The function of each row of the table; `Needs` in recipe/objective.py lists its arguments."""

@@ -1,9 +1,9 @@
-"""KL and masked-LM loss over the whole vocabulary, a chunk of positions at a time, with their own backward pass.
+"""KL and masked-LM loss over the whole vocabulary, a chunk of positions at a time, with a custom backward pass.
 
-Their definitions are `kl` and `mlm` in `losses/terms.py`, to which a test holds value and gradient. What is different
-here is memory: logits are by far the largest thing in a distillation step. Those of 2,048 tokens over 30,522 words are
-250 MB, and autograd keeps about seven tensors of that size. Here the gradient of a chunk is worked out while its logits
-exist, so at any time there are at most two tensors of the size of a chunk, and no logit is computed twice.
+Their definitions are `kl` and `mlm` in `losses/terms.py`; a test compares values and gradients. The purpose here is to
+save memory: logits are by far the largest tensors of a distillation step. Those of 2,048 tokens over 30,522 words take
+250 MB, and autograd keeps about seven tensors of that size. This module computes the gradient of a chunk while its
+logits exist, so there are never more than two tensors of the size of a chunk, and no logit is computed twice.
 """
 
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ from torch import Tensor
 from tinydistilbert.losses import whole_chunks
 
 CHUNK = 512
-"""Positions whose logits exist at a time: 62 MB in BERT's vocabulary. From 256 on, the matrix products lose nothing."""
+"""Positions whose logits exist at a time: 62 MB for BERT's vocabulary. From 256 on, matrix products lose no speed."""
 ROWS = 4
-"""Positions of a chunk whose softmax is taken at a time on a CPU: the four tensors of 0.5 MB fit into its cache."""
+"""Positions of a chunk whose softmax is computed at a time on a CPU: the four tensors of 0.5 MB fit into its cache."""
 ROW_DEVICES = ("cpu",)
-"""Where a chunk is taken by rows; elsewhere as a whole (`losses/whole_chunks.py`), but for `TeacherTop`."""
+"""Devices that process a chunk by rows; others process it whole (`losses/whole_chunks.py`), except for `TeacherTop`."""
 TINY = 1e-12
-"""Least probability whose logarithm is taken."""
+"""Lower bound of a probability whose logarithm is computed."""
 
 
 @dataclass(frozen=True)
 class TeacherHead:
-    """The teacher's logits as the two factors of its head, from which those of a chunk are computed when needed."""
+    """The inputs and the matrix of the teacher's head, from which the logits of a chunk are computed when needed."""
 
     inputs: Float[Tensor, "positions teacher_hidden"]
     weight: Float[Tensor, "vocabulary teacher_hidden"]
@@ -55,18 +55,18 @@ def vocabulary_loss(
     term_scales: Mapping[str, float],
     compiled: bool = False,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """Scaled sum of KL over all positions and cross-entropy over the first ones, which are the masked positions.
+    """Return the scaled sum of KL over all positions and cross-entropy over the masked positions, which come first.
 
-    Value and gradient are those of `terms.kl` and `terms.mlm` on the full logits.
+    Value and gradient equal those of `terms.kl` and `terms.mlm` on the full logits.
 
     Args:
-        inputs: what the student's head multiplies with its vocabulary matrix, masked positions first.
+        inputs: what the student's head multiplies by its vocabulary matrix, masked positions first.
         weight: the student's vocabulary matrix.
         bias: added to the student's logits.
         teacher: where the soft targets come from; None without KL.
         labels: the original tokens of the first `len(labels)` positions.
         temperature: of the KL.
-        term_scales: factors of `kl` and `mlm`; a term that is not named is not computed.
+        term_scales: factors of `kl` and `mlm`; a term without a factor is not computed.
         compiled: on a GPU, compile what is computed from the logits.
 
     Returns:
@@ -84,7 +84,7 @@ def vocabulary_loss(
 
 
 class _VocabularyLoss(torch.autograd.Function):
-    """Works out value and gradient in the forward pass; the backward pass only hands the gradient on."""
+    """Computes value and gradient in the forward pass; the backward pass only passes the gradient on."""
 
     @staticmethod
     def forward(
@@ -130,9 +130,9 @@ def _means_and_gradients(
     temperature: float,
     term_scales: Mapping[str, float],
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor | None]]:
-    """Mean of each term (0 where it is not asked for), and gradients of the scaled sum by inputs, weight and bias.
+    """Return the mean of each term (0 if not requested) and the scaled sum's gradients for inputs, weight and bias.
 
-    Matrix products are made in the type of `inputs`; everything else is in single precision at least.
+    Matrix products use the type of `inputs`; everything else is computed in at least single precision.
     """
     exact = torch.float32 if inputs.dtype in (torch.bfloat16, torch.float16) else inputs.dtype
     d_inputs = torch.empty_like(inputs, dtype=exact)
@@ -144,22 +144,22 @@ def _means_and_gradients(
     for start in range(0, positions, CHUNK):
         chunk = slice(start, min(start + CHUNK, positions))
         chunk_inputs = inputs[chunk]
-        # In half precision they stay so: rows are made exact when they are in the cache. The bias is added there too.
+        # Logits in half precision stay so: rows are converted, and the bias added, once they are in the CPU's cache.
         logits = chunk_inputs @ weight.t()
         soft_targets = _soft_targets(teacher, chunk, inputs.dtype) if "kl" in term_scales else None
         for first in range(0, len(chunk_inputs), rows):
             part = slice(first, min(first + rows, len(chunk_inputs)))
             masked = min(max(len(labels) - start - first, 0), part.stop - first) if "mlm" in term_scales else 0
-            rows_logits = logits[part].to(exact)  # those themselves where they are exact
+            rows_logits = logits[part].to(exact)  # a view, no copy, if the logits already have this type
             if bias is not None:
                 rows_logits += bias
-            d_masked = None  # of the cross-entropy by the logits: softmax - one-hot of the label
+            d_masked = None  # gradient of the cross-entropy with respect to the logits: softmax - one-hot of the label
             if masked:
                 part_labels = labels[start + first : start + first + masked, None]
                 d_masked = torch.log_softmax(rows_logits[:masked], dim=-1)
                 mlm_sum -= d_masked.gather(1, part_labels).sum()
                 d_masked.exp_().scatter_add_(1, part_labels, torch.full_like(part_labels, -1.0, dtype=exact))
-            # From here on `rows_logits` holds the gradient by the logits.
+            # From here on `rows_logits` holds the gradient with respect to the logits.
             if soft_targets is not None:
                 scale = term_scales["kl"] * temperature / positions
                 kl_sum += soft_targets.kl_and_gradient(rows_logits, part, temperature, scale)
@@ -189,7 +189,7 @@ def _by_whole_chunks(
     inputs: Tensor, weight: Tensor, bias: Tensor | None, teacher: TeacherHead | TeacherTop | None, labels: Tensor,
     temperature: float, term_scales: Mapping[str, float], *, compiled: bool,
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor | None]]:  # fmt: skip
-    """As `_means_and_gradients`, with each chunk as a whole; nothing waits for the device."""
+    """Do the same as `_means_and_gradients` on whole chunks; the host never waits for the device."""
     gradient_and_sums = whole_chunks.compiled() if compiled else whole_chunks.gradient_and_sums
     exact, positions = torch.promote_types(inputs.dtype, torch.float32), len(inputs)
     d_inputs, d_weight = torch.empty_like(inputs, dtype=exact), torch.zeros_like(weight, dtype=exact)
@@ -201,7 +201,7 @@ def _by_whole_chunks(
         d_inputs[positions:] = 0
     labels = labels if "mlm" in term_scales else labels[:0]
     scales = torch.stack([
-        torch.full((), factor, dtype=exact, device=inputs.device)  # which is no copy that the host would wait for
+        torch.full((), factor, dtype=exact, device=inputs.device)  # unlike a copy, it does not make the host wait
         for factor in (
             term_scales.get("kl", 0.0) * temperature / max(positions, 1),
             term_scales.get("mlm", 0.0) / max(len(labels), 1),
@@ -229,7 +229,7 @@ def _by_whole_chunks(
 def _soft_targets(
     teacher: TeacherHead | TeacherTop | None, chunk: slice, products: torch.dtype
 ) -> "_AllTokens | _TopTokens":
-    """The teacher's at the positions of a chunk."""
+    """Return the teacher's soft targets at the positions of a chunk."""
     if isinstance(teacher, TeacherTop):
         return _TopTokens(teacher.ids[chunk], teacher.log_probabilities[chunk])
     assert teacher is not None
@@ -239,13 +239,16 @@ def _soft_targets(
 
 @dataclass
 class _AllTokens:
-    """Soft targets of a chunk: the teacher's logits, without their bias. They are overwritten while they are read."""
+    """Soft targets of a chunk: the teacher's logits, without their bias; reading them overwrites them."""
 
     logits: Tensor
     bias: Tensor | None
 
     def kl_and_gradient(self, student_logits: Tensor, part: slice, temperature: float, scale: float) -> Tensor:
-        """The sum of the KL over `part`; `student_logits` become `scale` x (student's - teacher's probabilities)."""
+        """Return the sum of the KL over `part`, and overwrite `student_logits` with the gradient.
+
+        The gradient is `scale` x (student's - teacher's probabilities).
+        """
         student_log = torch.log_softmax(student_logits / temperature, dim=-1)
         teacher_logits = self.logits[part].to(student_logits.dtype)
         if self.bias is not None:
@@ -267,12 +270,12 @@ class _TopTokens:
     log_probabilities: Tensor
 
     def kl_and_gradient(self, student_logits: Tensor, part: slice, temperature: float, scale: float) -> Tensor:
-        """As of `_AllTokens`; what both models give to all tokens that are not among `ids` is compared as a whole."""
+        """Do the same as `_AllTokens`, with all tokens that are not among `ids` compared as if they were one token."""
         ids, teacher_log = self.ids[part], self.log_probabilities[part].to(student_logits.dtype)
         student_log = torch.log_softmax(student_logits / temperature, dim=-1)
         student_top_log, teacher_top = student_log.gather(1, ids), teacher_log.exp()
         student = torch.exp(student_log, out=student_logits)
-        # The rest is summed up: 1 - the top ones would be nothing but rounding where those have nearly all.
+        # The rest is summed: 1 - sum of the top ones would be only rounding error where those have nearly everything.
         student.scatter_(1, ids, 0.0)
         teacher_rest = (1 - teacher_top.sum(1, keepdim=True)).clamp_(min=0)
         student_rest = student.sum(1, keepdim=True).clamp_(min=TINY)

@@ -1,8 +1,8 @@
-"""KL and masked-LM loss of a whole chunk of positions at once, for GPUs: there memory is waited for, not products.
+"""KL and masked-LM loss of a whole chunk of positions at once, for GPUs, which wait for memory, not for arithmetic.
 
-`losses/vocabulary.py` takes a chunk 16 rows at a time on a CPU, whose cache they fit into. A GPU has no such cache, and
-each operation reads and writes the whole chunk: so temperature and bias are left to the matrix product, and what
-follows is one function, of which torch.compile makes two passes.
+On a CPU, `losses/vocabulary.py` processes a chunk a few rows (`ROWS`) at a time, which fit into the cache. A GPU has no
+such cache, and each operation reads and writes the whole chunk. So the matrix product also applies temperature and
+bias, and the rest is one function, which torch.compile reduces to two passes.
 """
 
 from functools import cache
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 CHUNK = 2048
-"""Positions whose logits exist at a time: 250 MB in single precision, in BERT's vocabulary."""
+"""Positions whose logits exist at a time: 250 MB in single precision for BERT's vocabulary."""
 
 
 def logits_at(
@@ -22,7 +22,7 @@ def logits_at(
     bias: Float[Tensor, "vocabulary"] | None,
     temperature: float,
 ) -> Float[Tensor, "positions vocabulary"]:
-    """The logits divided by the temperature, in the type of `inputs`, rounded once."""
+    """Return the logits divided by the temperature, in the type of `inputs`, rounded once."""
     nothing = inputs.new_zeros(()) if bias is None else bias.to(inputs.dtype)
     factor = 1 / temperature
     return torch.addmm(nothing, inputs, weight.t(), beta=0 if bias is None else factor, alpha=factor)
@@ -35,17 +35,18 @@ def gradient_and_sums(
     temperature: float,
     scales: Float[Tensor, "2"],
 ) -> tuple[Float[Tensor, "positions vocabulary"], Float[Tensor, ""], Float[Tensor, ""]]:
-    """The gradient by the student's logits, and the sums of the KL and of the cross-entropy; both terms at once.
+    """Return the gradient with respect to the student's logits, and the sums of the KL and of the cross-entropy.
 
     Args:
-        logits: the student's at the temperature (`logits_at`).
-        teacher: the teacher's at the temperature; None = no KL.
-        labels: of the first positions; none = no masked-LM loss.
-        temperature: by which the student's are multiplied for the cross-entropy.
+        logits: the student's, divided by the temperature (`logits_at`).
+        teacher: the teacher's logits, divided by the temperature; None = no KL.
+        labels: of the first positions; empty = no masked-LM loss.
+        temperature: multiplied back into the student's logits for the cross-entropy.
         scales: factors of KL and cross-entropy in the gradient.
 
     Returns:
-        The gradient, by logits at temperature 1, in the type of `logits`; the sums in single precision at least.
+        The gradient with respect to logits at temperature 1, in the type of `logits`; the sums in at least single
+        precision.
     """
     exact = torch.promote_types(logits.dtype, torch.float32)
     student = logits.to(exact)
@@ -70,5 +71,5 @@ def gradient_and_sums(
 
 @cache
 def compiled() -> Any:
-    """`gradient_and_sums` by torch.compile, for chunks of any size; where that fails, torch runs it as it is."""
+    """Return `gradient_and_sums` compiled for chunks of any size; if compiling fails, torch runs it uncompiled."""
     return torch.compile(gradient_and_sums, dynamic=True)

@@ -1,1 +1,1 @@
-"""Teachers, students, and how their weights are read and written."""
+"""Teachers and students, and reading and writing their weights."""

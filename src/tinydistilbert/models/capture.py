@@ -1,6 +1,6 @@
-"""Layer outputs, queries, keys and values of a running model, taken by hooks that are removed afterwards.
+"""Layer outputs, queries, keys and values of a running model, captured by hooks that are removed afterwards.
 
-The model keeps its fast attention: no attention weights are asked for, only what attention multiplies is read.
+The model keeps its fast attention, because the hooks read only the inputs of attention, not attention weights.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,18 +16,18 @@ from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_
 
 @dataclass(frozen=True)
 class QueryKeyValue:
-    """What one layer's attention multiplies; in ModernBERT after the rotation by position."""
+    """Query, key and value of one layer's attention; in ModernBERT after the rotation by position."""
 
     query: Float[Tensor, "batch heads length size"]
     key: Float[Tensor, "batch heads length size"]
     value: Float[Tensor, "batch heads length size"]
     scaling: float
-    """Factor of query · key before the softmax: 1 / sqrt(size). MPNet's bias by distance is added after it."""
+    """Factor of query · key before the softmax: 1 / sqrt(size). MPNet adds its bias by distance afterwards."""
 
 
 @dataclass(frozen=True)
 class LayerOutputs:
-    """What a forward pass computed inside the layers that were asked for; keys are their numbers, 0 = the first."""
+    """Results of a forward pass inside the requested layers; keys are layer numbers, 0 = the first."""
 
     hidden_states: dict[int, Float[Tensor, "batch length hidden"]] = field(default_factory=dict)
     """Outputs of layers."""
@@ -35,7 +35,7 @@ class LayerOutputs:
 
 
 def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The layers of the encoder, lowest first."""
+    """Return the layers of the encoder, lowest first."""
     base = cast("Any", model.base_model)
     family = model.config.model_type
     if family == "modernbert":
@@ -45,14 +45,14 @@ def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 @contextmanager
 def capturing(model: PreTrainedModel, layers: Sequence[int], attention: Sequence[int]) -> Iterator[LayerOutputs]:
-    """Inside the `with`, a forward pass of `model` fills what this gives with what its layers compute.
+    """Inside the `with`, a forward pass of `model` stores the results of its layers in the yielded object.
 
-    Gradients flow through it. Calls may be nested; with no layers asked for, nothing is hooked.
+    Gradients flow through them. Calls may be nested; without requested layers there are no hooks.
 
     Args:
         model: encoder of one of the known families, with or without a head.
-        layers: numbers of the layers whose outputs are wanted.
-        attention: numbers of the layers whose queries, keys and values are wanted.
+        layers: numbers of the layers whose outputs are captured.
+        attention: numbers of the layers whose queries, keys and values are captured.
     """
     captured = LayerOutputs()
     if not layers and not attention:
@@ -70,18 +70,18 @@ def capturing(model: PreTrainedModel, layers: Sequence[int], attention: Sequence
 
 def _keep(into: dict[Any, Any], key: object) -> Callable[..., None]:
     def hook(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        into[key] = output[0] if isinstance(output, tuple) else output  # MPNet's layers give tuples
+        into[key] = output[0] if isinstance(output, tuple) else output  # MPNet's layers return tuples
 
     return hook
 
 
 def _split(projected: Float[Tensor, "batch length width"], size: int) -> Float[Tensor, "batch heads length size"]:
-    """Cut into heads."""
+    """Split into heads."""
     return projected.view(*projected.shape[:-1], -1, size).transpose(1, 2)
 
 
 def projections(layer: Any) -> tuple[Any, tuple[str, str, str]]:
-    """The module of a layer's attention, and its names of the linear layers of query, key and value."""
+    """Return a layer's attention module, and its names of the linear layers of query, key and value."""
     if hasattr(layer.attention, "q_lin"):
         return layer.attention, ("q_lin", "k_lin", "v_lin")
     if hasattr(layer.attention, "attn"):
@@ -90,7 +90,7 @@ def projections(layer: Any) -> tuple[Any, tuple[str, str, str]]:
 
 
 def _take_projected(layer: Any, into: dict[int, QueryKeyValue], index: int, hooks: ExitStack) -> None:
-    """Query, key and value are the outputs of three linear layers (all but ModernBERT)."""
+    """Capture query, key and value as the outputs of three linear layers (all families but ModernBERT)."""
     attention, names = projections(layer)
     projected: dict[str, Tensor] = {}
 
@@ -105,7 +105,7 @@ def _take_projected(layer: Any, into: dict[int, QueryKeyValue], index: int, hook
 
 
 def _take_rotated(layer: Any, into: dict[int, QueryKeyValue], index: int, hooks: ExitStack) -> None:
-    """One linear layer makes all three, and queries and keys are then turned by their positions (ModernBERT)."""
+    """Capture all three from one linear layer, and rotate queries and keys by their positions (ModernBERT)."""
     projected: dict[str, Tensor] = {}
 
     def assemble(module: Any, _inputs: object, keywords: dict[str, Any], _output: object) -> None:

@@ -1,7 +1,7 @@
-"""The outputs of a model as the classes of a task: matched by their names.
+"""The outputs of a model as the classes of a task, matched by their names.
 
-A name that differs in case, spaces, dashes or underscores alone is the same name, and `1.0` is `1`. `LABEL_2`, or `2`,
-is no name: it is what a config says where nobody named the outputs, and stands for the class of that number.
+Names that differ only in case, spaces, dashes or underscores are equal, and `1.0` equals `1`. `LABEL_2`, or `2`, does
+not count as a name: configs have it if nobody named the outputs, and it stands for the class of that number.
 """
 
 import re
@@ -15,10 +15,10 @@ _SEPARATORS = re.compile(r"[\s_-]+")
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """How the outputs of a model are read."""
+    """How the outputs of a model map to classes."""
 
     order: tuple[int, ...]
-    """For each class the number of the model's output."""
+    """For each class, the number of the model's output."""
     by: str
     """`name`, `spelling` (the names differ in case or separators), or `number` (the outputs have no names)."""
 
@@ -29,14 +29,14 @@ class ClassMatch:
 
 
 def match_classes(outputs: Sequence[str], classes: Sequence[str]) -> ClassMatch | None:
-    """For each of `classes` the output that means it; None where that is not beyond doubt.
+    """Return the output for each of `classes`; None if the match is not certain.
 
     Args:
         outputs: names of a model's outputs, in their order.
-        classes: names of the classes that they are to be.
+        classes: names of the classes to match.
     """
     ways = [("name", [*outputs], [*classes]), ("spelling", [*map(_folded, outputs)], [*map(_folded, classes)])]
-    if not set(outputs) & set(classes):  # outputs 0, 1, 2 for classes 1, 2, 3 are in doubt
+    if not set(outputs) & set(classes):  # outputs 0, 1, 2 for classes 1, 2, 3 are ambiguous
         ways.append(("number", _numbers(outputs), [str(number) for number in range(len(classes))]))
     for by, of_outputs, of_classes in ways:
         if sorted(of_outputs) == sorted(of_classes) and len(set(of_classes)) == len(of_classes):
@@ -55,5 +55,5 @@ def _numbers(names: Sequence[str]) -> list[str]:
 
 
 def are_unnamed(outputs: Sequence[str]) -> bool:
-    """Whether the outputs have no names but `LABEL_0`, `LABEL_1` …, or numbers from 0 on."""
+    """Return whether the outputs are only called `LABEL_0`, `LABEL_1` …, or by numbers from 0 on."""
     return sorted(_numbers(outputs)) == sorted(str(number) for number in range(len(outputs)))

@@ -1,7 +1,7 @@
-"""Old pickled weights (`pytorch_model.bin`) as a folder with safetensors.
+"""Convert old pickled weights (`pytorch_model.bin`) to a folder with safetensors.
 
-A pickle is a program. It is read in a separate process (`unpickle.py`), which first gives up access to files,
-connections and other processes, and sends the weights back through a pipe; then they are checked as untrusted weights.
+A pickle is a program. A separate process (`unpickle.py`) reads it, after giving up access to files, connections and
+other processes, and sends the weights back through a pipe; then they are checked as untrusted weights.
 """
 
 import shutil
@@ -22,27 +22,27 @@ from tinydistilbert.models.loading import Head, load_config, load_model, load_to
 from tinydistilbert.storage import atomic, disk
 
 SECONDS = 900
-"""After so many the reading process is stopped."""
+"""Time limit of the reading process."""
 REFUSED = 77
 """Exit code of a reading process that tried a forbidden operation."""
 SPARE = 100_000_000
-"""Bytes that the safetensors file may be larger than the pickles: its header."""
+"""Bytes by which the safetensors file may exceed the pickles, for its header."""
 PIECE = 1 << 20
 
 
 def convert(name: str | Path, output: Path) -> None:
-    """Make the finished folder `output` from a model whose weights are in `pytorch_model.bin`, or in shards of it.
+    """Write the finished folder `output` from a model with weights in `pytorch_model.bin`, or in shards of it.
 
     Config and tokenizer are copied unchanged; tied weights, which the pickle has twice, are stored once. The folder is
     made only if `load_model` can read it.
 
     Args:
-        name: the folder, or a name in the hub.
+        name: a folder, or a name in the hub.
         output: a folder that does not exist yet.
 
     Raises:
-        UserError: no such model; weights that are safetensors already; a pickle that is damaged, that holds more than
-            weights, or that does not fit the config; `output` exists.
+        UserError: there is no such model; its weights are already safetensors; a pickle is damaged, contains more than
+            weights, or does not fit the config; `output` exists.
     """
     atomic.check_new(output)
     config = load_config(name)
@@ -69,7 +69,7 @@ def _unpickle(pickles: list[Path], target: Path) -> None:
     """Let another process read the pickles, and write the safetensors file that it sends to `target`.
 
     Raises:
-        UserError: it failed, or tried a forbidden operation.
+        UserError: the process failed, or tried a forbidden operation.
     """
     script = resources.files("tinydistilbert.models") / "unpickle.py"
     command = [sys.executable, "-I", str(script), *(str(path.absolute()) for path in pickles)]
@@ -89,7 +89,7 @@ def _unpickle(pickles: list[Path], target: Path) -> None:
         message = process.stderr.read(4096).decode("utf-8", "replace").strip() if fits else "more weights than bytes"
         code = process.wait() if fits else 1
     finally:
-        process.kill()  # without effect where it has ended
+        process.kill()  # no effect if it has ended
         process.wait()
         clock.cancel()
         process.stdout.close()
@@ -102,7 +102,7 @@ def _unpickle(pickles: list[Path], target: Path) -> None:
 
 
 def _copied(stream: IO[bytes], target: Path, largest: int) -> int:
-    """Write the stream to `target`, and return its number of bytes; beyond `largest`, reading ends after one piece."""
+    """Write the stream to `target`, and return its number of bytes; stop reading one piece after `largest`."""
     sent = 0
     with disk.disk_errors(target, largest), target.open("wb") as file:
         while sent <= largest and (piece := stream.read(PIECE)):
@@ -127,9 +127,9 @@ def _check(folder: Path, config: PretrainedConfig, name: str) -> None:
 
 
 def _head(folder: Path, config: PretrainedConfig) -> tuple[Head, bool]:
-    """The head of a model by the class that its config names, and whether it has one."""
+    """Return the head of a model by the class in its config, and whether the model has one."""
     architecture = (getattr(config, "architectures", None) or [""])[0]
-    if architecture.endswith("ForPreTraining"):  # masked LM and next sentence, as BERT was published
+    if architecture.endswith("ForPreTraining"):  # masked LM and next sentence, as in published BERTs
         return "masked-lm", True
     if architecture.endswith("Model") or not architecture:
         return "classification", False

@@ -1,7 +1,7 @@
 """Dropout on CPUs in a quarter of the time: one random number decides about four elements instead of one.
 
-Torch draws a number for each element, which takes about a fifth of a distillation step on two cores; so does
-`scaled_dot_product_attention` where attention weights are dropped. On other devices torch's dropout is used.
+Torch draws a number for each element, which takes about a fifth of a distillation step on two cores, and so does
+`scaled_dot_product_attention` with dropout of attention weights. Other devices use torch's dropout.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class _Dropped(torch.autograd.Function):
 
 
 def drop(values: Float[Tensor, "*shape"], probability: float) -> Float[Tensor, "*shape"]:
-    """Set each element to 0 with that probability and scale the others to keep the mean; by torch's generator."""
+    """Set each element to 0 with this probability and scale the others to keep the mean; uses torch's generator."""
     if values.device.type != "cpu" or not 0 < probability < 1:
         return F.dropout(values, probability)
     apply: Any = _Dropped.apply
@@ -47,10 +47,10 @@ def drop(values: Float[Tensor, "*shape"], probability: float) -> Float[Tensor, "
 
 
 class QuickDropout(nn.Dropout):
-    """`nn.Dropout` by `drop`."""
+    """`nn.Dropout` computed by `drop`."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """The values after dropout; unchanged in evaluation mode."""
+        """Return the values after dropout; unchanged in evaluation mode."""
         return drop(values, self.p) if self.training else values
 
 
@@ -64,7 +64,7 @@ def _attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' sdpa attention; on a CPU with `drop` for the attention weights, and quick gradients in bf16."""
+    """Compute transformers' sdpa attention; on a CPU with `drop` for its weights, and faster gradients in bf16."""
     if query.device.type != "cpu" or not (dropout or _needs_bf16_gradient(query)):
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         result: tuple[Tensor, None] = sdpa(
@@ -82,33 +82,33 @@ def plain_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
 ) -> Float[Tensor, "batch queries heads size"]:
-    """Attention by matrix products and a softmax, with `drop` for its weights; the mask is true where it may look."""
+    """Compute attention by matrix products and a softmax, with `drop` for its weights; the mask is true if visible."""
     scores = (query * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     with torch.autocast(scores.device.type, enabled=False):
-        # In bf16 the scores are rounded already, and the kernel sums in single precision whatever it is given: autocast
-        # would only copy the largest tensors of the layer back and forth.
+        # In bf16 the scores are already rounded, and the kernel always sums in single precision: autocast would only
+        # copy the largest tensors of the layer back and forth.
         weights = scores.softmax(dim=-1)
         weights = drop(weights, dropout) if dropout else weights
     return (weights @ value).transpose(1, 2).contiguous()
 
 
 def _needs_bf16_gradient(query: Tensor) -> bool:
-    """Whether the kernel of `scaled_dot_product_attention` would have to compute gradients in bf16.
+    """Return whether the kernel of `scaled_dot_product_attention` would compute gradients in bf16.
 
-    On CPUs that takes several times as long as plain products do (benchmarks/attention_gradient.py, torch 2.13).
+    On CPUs that takes several times as long as plain products (benchmarks/attention_gradient.py, torch 2.13).
     """
     return query.requires_grad and query.dtype == torch.bfloat16
 
 
 def keeps_attention_weights(device: torch.device, precision: str, dropout: float | None) -> bool:
-    """Whether a training keeps all attention weights for the backward pass: kernels that do not compute them anew.
+    """Return whether a training keeps all attention weights for the backward pass, because no kernel recomputes them.
 
     Args:
         device: of the training.
         precision: of its matrix products.
-        dropout: of the attention weights; None = the model's own, which is taken for some.
+        dropout: of the attention weights; None = the model's own, assumed not to be 0.
     """
     return device.type == "mps" or (device.type == "cpu" and (dropout != 0 or precision == "bf16"))
 
@@ -119,7 +119,7 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
 
 @contextmanager
 def quick_dropout(model: PreTrainedModel) -> Iterator[None]:
-    """Use this dropout in `model` inside the `with`; afterwards the model is as before."""
+    """Use this faster dropout in `model` inside the `with`; afterwards the model is as before."""
     plain = [module for module in model.modules() if type(module) is nn.Dropout]
     implementation = model.config._attn_implementation
     for module in plain:

@@ -1,6 +1,6 @@
-"""The last layer for the first token alone, because classification heads read no other token.
+"""Compute the last layer for the first token only, because classification heads read no other token.
 
-The logits are the same up to rounding; in a model of 3 layers a quarter of the arithmetic is saved.
+The logits are the same up to rounding; a model of 3 layers saves a quarter of its arithmetic.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,20 +22,20 @@ Projection = Callable[[Tensor], Tensor]
 def first_token_only(model: PreTrainedModel) -> Iterator[None]:
     """Inside the `with`, the last layer of a classification or regression model returns (batch, 1, hidden).
 
-    ModernBERT and ELMo, whose heads read all tokens, are not changed, nor are models that tag words.
+    ModernBERT and ELMo, whose heads read all tokens, stay unchanged, as do models for token classification.
     """
     if model.config.model_type in ("modernbert", "elmo") or type(model).__name__.endswith("ForTokenClassification"):
         yield
         return
     layer: Any = encoder_layers(model)[-1]
-    if "forward" in vars(layer):  # replaced already, by an outer `with`
+    if "forward" in vars(layer):  # already replaced by an outer `with`
         yield
         return
     layer.forward = partial(_LAYERS.get(model.config.model_type, _bert_layer), layer)
     try:
         yield
     finally:
-        del layer.forward  # which makes the method of the class visible again
+        del layer.forward  # makes the class's method visible again
 
 
 def _bert_layer(
@@ -45,7 +45,7 @@ def _bert_layer(
     *_: Any,
     **__: Any,
 ) -> Float[Tensor, "batch 1 hidden"]:
-    """The layer of BERT, RoBERTa and ELECTRA."""
+    """Compute a layer of BERT, RoBERTa or ELECTRA."""
     attention, first = layer.attention.self, hidden_states[:, :1]
     projections = (attention.query, attention.key, attention.value)
     attended = _attend(attention, projections, attention.attention_head_size, hidden_states, attention_mask)
@@ -74,7 +74,7 @@ def _mpnet_layer(
     *_: Any,
     **__: Any,
 ) -> tuple[Float[Tensor, "batch 1 hidden"]]:
-    """MPNet's layer, whose attention is its own: a bias by distance is added to the scores."""
+    """Compute a layer of MPNet, which has its own attention: it adds a bias by distance to the scores."""
     attention, first = layer.attention.attn, hidden_states[:, :1]
     query, key, value = (
         project(part).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
@@ -94,7 +94,7 @@ def _attend(
     attention: Any, projections: tuple[Projection, Projection, Projection], size: int, hidden: Tensor,
     mask: Tensor | None,
 ) -> Float[Tensor, "batch 1 hidden"]:  # fmt: skip
-    """The attention output of the first token, by the attention function that the model is set to."""
+    """Return the attention output of the first token, by the model's configured attention function."""
     query, key, value = (
         project(part).view(*part.shape[:-1], -1, size).transpose(1, 2)
         for project, part in zip(projections, (hidden[:, :1], hidden, hidden), strict=True)

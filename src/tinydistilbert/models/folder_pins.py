@@ -1,7 +1,7 @@
-"""Local model folders that may not change while a run reads them: the SHA-256 of each file, checked at loading.
+"""Local model folders that must not change while a run reads them: the SHA-256 of each file, checked at loading.
 
-A run reads a folder many times, with hours between: the tokenizer for the text, the weights again for every seed, the
-teacher for soft targets. If it changes meanwhile, results of two models are mixed in one table.
+A run reads a folder many times, with hours in between: the tokenizer for the text, the weights again for every seed,
+the teacher for soft targets. If the folder changed meanwhile, one table would mix results of two models.
 """
 
 import functools
@@ -21,16 +21,16 @@ _pinned: dict[Path, FileHashes] = {}
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """The hashes of config, tokenizer and weights in a local folder; nothing where there is no such folder."""
+    """Return the hashes of config, tokenizer and weights in a local folder; empty if there is no such folder."""
     names = {untrusted.CONFIG, *untrusted.TOKENIZER, untrusted.WEIGHTS, untrusted.INDEX}
     names |= {path.name for path in folder.glob("model-*.safetensors")}
-    with suppress(UserError):  # which loading it will raise
+    with suppress(UserError):  # loading the model will raise it
         names |= {path.name for path in untrusted.weight_files(folder, str(folder))}
     return {name: _hash_of(folder / name) for name in sorted(names) if (folder / name).is_file()}
 
 
 def fingerprint(hashes: FileHashes) -> str:
-    """SHA-256 of the names and hashes of a model's files."""
+    """Return the SHA-256 of the names and hashes of a model's files."""
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
@@ -41,20 +41,20 @@ def _hash_of(path: Path) -> str:
 
 @functools.cache
 def _sha256(path: Path, _inode: int, _size: int, _modified: int, _changed: int) -> str:
-    """The hash of a file; read once in a process, and again when its status says that it was written or replaced.
+    """Return the hash of a file; it is read once per process, and again if its status shows a change.
 
-    No program can set the time of the last change of the status (ctime), so that this is safe within one process. It is
-    not kept for the next one: a second for a gigabyte of weights is little beside loading them.
+    No program can set the time of a status change (ctime), so this is safe within one process. The hash is not kept
+    for other processes: a second per gigabyte of weights is little compared with loading them.
     """
     return atomic.sha256(path)
 
 
 @contextmanager
 def pinned(folders: Mapping[str, FileHashes]) -> Iterator[None]:
-    """Inside the `with`, `check` refuses these folders, by path, wherever a file is not as given.
+    """Inside the `with`, `check` refuses these folders, by path, if a file differs from its given hash.
 
     Raises:
-        UserError: a file of a folder that is there differs already, is missing, or is new.
+        UserError: a file of an existing folder already differs, is missing, or is new.
     """
     before = dict(_pinned)
     _pinned.update({Path(folder).absolute(): hashes for folder, hashes in folders.items()})
@@ -69,7 +69,7 @@ def pinned(folders: Mapping[str, FileHashes]) -> Iterator[None]:
 
 
 def check(folder: Path) -> None:
-    """Check that all files of a model folder are as they were pinned, if it is pinned.
+    """Check that all files of a pinned model folder are unchanged; other folders are not checked.
 
     Raises:
         UserError: a file differs, is missing, or is new.

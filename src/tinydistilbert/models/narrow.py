@@ -2,8 +2,8 @@
 
 Heads and rows are chosen layer by layer, by norms of their weights. The dimensions of the hidden states, which all
 layers share (the residual stream), are reduced in the same way everywhere, by one basis with orthonormal columns: unit
-vectors of the strongest dimensions (`slice`), or the principal directions of the word embeddings (`svd`). Measured in
-docs/decisions/0010-narrower-students.md.
+vectors of the strongest dimensions (`slice`), or the principal directions of the word embeddings (`svd`).
+Measurements are in docs/decisions/0010-narrower-students.md.
 """
 
 import re
@@ -17,7 +17,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import schema
 
 ROUNDED_TO = 8
-"""A computed `intermediate_size` is a multiple of this, which matrix kernels like."""
+"""A computed `intermediate_size` is a multiple of this, for efficient matrix kernels."""
 
 _PROJECTION = "projection of the embeddings"
 # Parts of the models by their role, with their names in all families.
@@ -63,7 +63,7 @@ _AXES_OF_NARROW_EMBEDDINGS = _AXES | {
     "transform": ("all", "hidden"),
     "decoder": ("all", "all"),
 }
-"""Of an ELECTRA whose word embeddings have a width of their own, which stays."""
+"""The axes in an ELECTRA whose word embeddings have their own width, which stays."""
 _NORM_OF_EMBEDDINGS = re.compile(r".*\bembeddings\.LayerNorm\..*|generator_predictions\.LayerNorm\..*")
 _KEY = re.compile(r"((?:.*\blayers?\.\d+\.)?)(.*)\.(weight|bias)")
 
@@ -84,10 +84,10 @@ class Widths:
 
 
 def student_widths(teacher: Widths, student: schema.Student) -> Widths:
-    """The widths in the recipe; attention heads keep the teacher's size, so a narrower student has fewer of them.
+    """Return the recipe's widths; attention heads keep the teacher's size, so a narrower student has fewer heads.
 
     Raises:
-        UserError: a width is larger than the teacher's, or no multiple of the size of a head.
+        UserError: a width is larger than the teacher's, or not a multiple of the size of a head.
     """
     hidden = student.hidden_size or teacher.hidden
     if hidden > teacher.hidden or hidden % teacher.head_size:
@@ -104,13 +104,13 @@ def student_widths(teacher: Widths, student: schema.Student) -> Widths:
 
 
 def narrowed(weights: dict[str, Tensor], wide: Widths, narrow: Widths, reduction: str) -> dict[str, Tensor]:
-    """The weights of a masked-LM model in other widths.
+    """Return the weights of a masked-LM model reduced to other widths.
 
     Args:
         weights: state dictionary of a model of any known family.
-        wide: the widths that it has.
+        wide: its current widths.
         narrow: the new widths; axes whose width stays the same are not changed.
-        reduction: `slice` or `svd`: how the hidden dimensions are reduced.
+        reduction: of the hidden dimensions, `slice` or `svd`.
     """
     parts = {key: _part(key) for key in weights}
     has_projection = _PROJECTION in {part for _, part, _ in parts.values()}
@@ -144,7 +144,7 @@ def narrowed(weights: dict[str, Tensor], wide: Widths, narrow: Widths, reduction
 
 
 def _part(key: str) -> tuple[str, str, str]:
-    """The layer that a tensor belongs to ("" = none), the part, and `weight` or `bias`."""
+    """Return the layer that a tensor belongs to ("" = none), the part, and `weight` or `bias`."""
     match = _KEY.fullmatch(key)
     assert match, key
     layer, name, kind = match.groups()
@@ -152,23 +152,23 @@ def _part(key: str) -> tuple[str, str, str]:
 
 
 def _strongest(scores: Float[Tensor, "candidates"], count: int) -> Int[Tensor, "count"]:
-    """Indices of the highest scores in ascending order; of equal scores, the first."""
+    """Return the indices of the highest scores in ascending order; of equal scores, the first."""
     return scores.argsort(descending=True, stable=True)[:count].sort().values
 
 
 def _kept(layer: dict[str, Tensor], wide: Widths, narrow: Widths) -> dict[str, Tensor]:
-    """Indices to keep along the axes of one layer, by the axes' names.
+    """Return the indices to keep along the axes of one layer, by the axes' names.
 
     A head's score is the Frobenius norm of its QᵀK, which bounds how sharp its attention can be; a row's score is the
-    norm of its outputs times that of its inputs (and its gate), which bounds what it can add. A head's values do not
-    enter: large values go with diffuse attention, and heads that were chosen by them recovered least in training.
+    norm of its outputs times that of its inputs (and its gate), which bounds what it can add. A head's values are not
+    used: large values go with diffuse attention, and heads chosen by them recovered least in training.
     """
     if "query" in layer:
         query, key = layer["query"], layer["key"]
     else:
         query, key, _ = layer["query, key and value"].chunk(3)
     queries, keys = (matrix.view(wide.heads, wide.head_size, -1) for matrix in (query, key))
-    squared = (queries @ queries.mT) * (keys @ keys.mT)  # ||QᵀK||² = trace(QQᵀ KKᵀ), without making QᵀK
+    squared = (queries @ queries.mT) * (keys @ keys.mT)  # ||QᵀK||² = trace(QQᵀ KKᵀ), without computing QᵀK
     heads = _strongest(squared.sum((1, 2)), narrow.heads)
     dimensions = (heads[:, None] * wide.head_size + torch.arange(wide.head_size, device=heads.device)).flatten()
 
@@ -190,19 +190,19 @@ def _projected(value: Tensor, basis: Float[Tensor, "wide narrow"], axis: int) ->
 
 
 def _gain(weight: Float[Tensor, "wide"], basis: Float[Tensor, "wide narrow"]) -> Float[Tensor, "narrow"]:
-    """The diagonal of LayerNorm's gain in the new basis, in which the gain is no longer a diagonal matrix."""
+    """Return the diagonal of LayerNorm's gain in the new basis, where the gain is no longer a diagonal matrix."""
     return weight @ basis.square()
 
 
 def _strongest_dimensions(weights: dict[str, Tensor], count: int) -> Float[Tensor, "wide count"]:
-    """Unit vectors of the dimensions to which the LayerNorms give the largest gains; all LayerNorms weigh the same."""
+    """Return unit vectors of the dimensions with the largest gains of the LayerNorms, which all weigh the same."""
     gains = [value for key, value in weights.items() if _part(key)[1:] == ("norm", "weight")]
     scores = torch.stack([gain.square() / gain.square().sum() for gain in gains]).sum(0)
     return torch.eye(len(scores), dtype=scores.dtype, device=scores.device)[:, _strongest(scores, count)]
 
 
 def _principal_directions(weights: dict[str, Tensor], count: int) -> Float[Tensor, "wide count"]:
-    """The right singular vectors of the word embeddings with the largest singular values."""
+    """Return the right singular vectors of the word embeddings with the largest singular values."""
     matrices = {_part(key)[1]: value for key, value in weights.items() if _part(key)[2] == "weight"}
     embeddings = matrices["word embeddings"]
     if _PROJECTION in matrices:

@@ -1,6 +1,6 @@
-"""The tokenizer of an exported folder without transformers: `tokenizer.json` in the library that it is built on.
+"""The tokenizer of an exported folder without transformers: `tokenizer.json` in the `tokenizers` library.
 
-It is called as transformers' fast tokenizers are, for what this package asks of them, and gives the same tokens.
+It supports those calls of transformers' fast tokenizers that this package uses, and returns the same tokens.
 """
 
 import math
@@ -18,30 +18,30 @@ FIX = "export the model again"
 
 
 class Encodings(dict[str, list[Any]]):
-    """The columns of encoded texts, a row for each text or window, as in transformers' `BatchEncoding`."""
+    """The columns of encoded texts, a row for each text or window, like transformers' `BatchEncoding`."""
 
     def __init__(self, columns: dict[str, list[Any]], encodings: Sequence[Encoding]) -> None:
         super().__init__(columns)
         self.encodings = encodings
 
     def sequence_ids(self, row: int) -> list[int | None]:
-        """For each token of a row the text that it comes from: 0, 1 in the second of a pair, None for special ones."""
+        """Return each token's text in a row: 0, 1 for the second of a pair, None for special tokens."""
         ids: list[int | None] = self.encodings[row].sequence_ids
         return ids
 
 
 class PlainTokenizer:
-    """Texts to tokens; made by `load_plain_tokenizer`.
+    """Turns texts into tokens; made by `load_plain_tokenizer`.
 
     Args:
-        backend: reads and cuts the texts.
-        pad_token_id: what fills up inputs that are shorter than others; None = the file names none.
-        truncation_side: at which end inputs that are too long lose tokens.
-        model_max_length: tokens that the model reads, as the file says.
+        backend: reads and splits the texts.
+        pad_token_id: fills shorter inputs; None = the file has none.
+        truncation_side: the end at which inputs that are too long lose tokens.
+        model_max_length: tokens that the model reads, according to the file.
     """
 
     only_by_call = False
-    """Whether `backend_tokenizer` alone does not make the model's inputs."""
+    """Whether `backend_tokenizer` alone cannot make the model's inputs."""
 
     def __init__(
         self, backend: Tokenizer, pad_token_id: int | None, truncation_side: str = "right",
@@ -51,7 +51,7 @@ class PlainTokenizer:
         self.truncation_side, self.model_max_length = truncation_side, model_max_length
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """Special tokens that are put around a text, or around a pair."""
+        """Return the number of special tokens around a text, or around a pair."""
         count: int = self.backend_tokenizer.num_special_tokens_to_add(pair)
         return count
 
@@ -61,7 +61,7 @@ class PlainTokenizer:
         stride: int = 0, return_overflowing_tokens: bool = False, return_offsets_mapping: bool = False,
         return_token_type_ids: bool = True, return_attention_mask: bool = True, verbose: bool = True,
     ) -> Encodings:  # fmt: skip
-        """The tokens of one text, or of many; the arguments are those of transformers' tokenizers.
+        """Return the tokens of one text, or of many; the arguments are those of transformers' tokenizers.
 
         Args:
             text: one or many.
@@ -70,11 +70,11 @@ class PlainTokenizer:
             truncation: True = the longest text first, `only_second`, or another strategy of the library.
             max_length: in tokens, for `truncation`.
             stride: tokens that neighbouring windows share.
-            return_overflowing_tokens: give what was cut off as rows of their own, and whose they are.
-            return_offsets_mapping: give the first character and the end of each token.
-            return_token_type_ids: give which text of a pair each token is from.
-            return_attention_mask: give a 1 for each token.
-            verbose: of no effect; transformers' tokenizers print warnings.
+            return_overflowing_tokens: return truncated tokens as further rows, and the text of each row.
+            return_offsets_mapping: return the first character and the end of each token.
+            return_token_type_ids: return which text of a pair each token is from.
+            return_attention_mask: return a 1 for each token.
+            verbose: ignored; transformers' tokenizers print warnings.
         """
         single = isinstance(text, str)
         texts, pairs = ([text], None if text_pair is None else [text_pair]) if single else (text, text_pair)
@@ -105,15 +105,15 @@ class PlainTokenizer:
 
 
 def load_plain_tokenizer(folder: Path, *, vocabulary_size: int) -> PlainTokenizer:
-    """The tokenizer in an exported folder, with the truncation and padding that its file may prescribe switched off.
+    """Load the tokenizer of an exported folder, with the truncation and padding of its file switched off.
 
     Args:
         folder: of the model.
         vocabulary_size: rows of the model's word embedding.
 
     Raises:
-        UserError: there is no tokenizer.json, it cannot be read, it has token ids for which the model has no embedding,
-            or its files name code.
+        UserError: there is no tokenizer.json, it cannot be read, it has token ids without an embedding in the model, or
+            its files name code.
     """
     where = f"tokenizer of {folder}"
     untrusted.check_tokenizer(folder)
@@ -140,7 +140,7 @@ def load_plain_tokenizer(folder: Path, *, vocabulary_size: int) -> PlainTokenize
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """What the files beside `tokenizer.json` say; the later one wins, as in transformers."""
+    """Return the settings in the files beside `tokenizer.json`; the later one wins, as in transformers."""
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", untrusted.TOKENIZER_CONFIG):
         if (folder / name).is_file():

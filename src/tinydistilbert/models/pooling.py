@@ -1,7 +1,7 @@
-"""The files by which sentence-transformers reads an encoder: which of its states stand for a text, and how long it is.
+"""The files that sentence-transformers reads beside an encoder: how its states are pooled, and its longest text.
 
-A student has them from its teacher, so that both are asked alike; where the teacher has none, the mean of the tokens,
-which sentence-transformers takes by itself. Task models have none: their states were trained for a head.
+A student gets its teacher's, so that both are used in the same way. If the teacher has none, it is the mean of the
+tokens, sentence-transformers' default. Task models have none, because their states were trained for a head.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _KEYS = {mode: f"pooling_mode_{mode}" for mode in MODES} | {
     "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens", "mean": "pooling_mode_mean_tokens",
     "weightedmean": "pooling_mode_weightedmean_tokens",
 }  # fmt: skip
-"""What each is called in the file as every version of sentence-transformers reads it."""
+"""The name of each in the form of the file that every version of sentence-transformers reads."""
 _MODULE = "sentence_transformers.models."
 
 
@@ -32,18 +32,18 @@ class Pooling:
     """How the states of a text's tokens become one vector."""
 
     modes: tuple[str, ...] = ("mean",)
-    """Of `MODES`; the vectors of several are put side by side."""
+    """Of `MODES`; the vectors of several are concatenated."""
     normalizes: bool = False
-    """Whether vectors have length one."""
+    """Whether vectors are normalised to length one."""
     max_length: int | None = None
-    """Tokens at which a text is cut; None = as the tokenizer says."""
+    """Tokens at which a text is cut; None = the tokenizer's limit."""
 
 
 MEAN_OF_TOKENS = Pooling()
 
 
 def read_pooling(name: str | Path, revision: str | None = None) -> Pooling:
-    """That of a model; the mean of the tokens where it says nothing, and where it says what is not known here.
+    """Return a model's pooling; the mean of the tokens if it has none, or one that is not supported here.
 
     Raises:
         UserError: a file differs from the folder's manifest.
@@ -71,7 +71,7 @@ def read_pooling(name: str | Path, revision: str | None = None) -> Pooling:
 
 
 def _modes(settings: dict[str, Any]) -> tuple[str, ...]:
-    """The modes in either form of the file: a name, or a switch for each."""
+    """Return the modes from either form of the file: a name, or a switch for each."""
     named = settings.get("pooling_mode")
     modes = [named] if isinstance(named, str) else named or [mode for mode in MODES if settings.get(_KEYS[mode])]
     if not modes or not set(modes) <= set(MODES):
@@ -83,7 +83,7 @@ def write_pooling(pooling: Pooling, config: PretrainedConfig, folder: Path) -> N
     """Write the files beside an encoder.
 
     Args:
-        pooling: how it is pooled.
+        pooling: of the encoder.
         config: of the encoder.
         folder: of its model.
     """

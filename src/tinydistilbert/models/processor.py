@@ -1,4 +1,4 @@
-"""What this machine's processor is and can do, by Linux' /proc/cpuinfo; elsewhere its instruction sets are unknown."""
+"""This machine's processor and its instruction sets, from Linux' /proc/cpuinfo; on other systems they are unknown."""
 
 import functools
 import platform
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 LISTED = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-"""Instruction sets that numbers depend on."""
+"""Instruction sets that results depend on."""
 
 
 @functools.cache
 def processor() -> dict[str, Any]:
-    """`cpu`, its name, and `instruction_sets`, those of `LISTED` that it has."""
+    """Return `cpu`, its name, and `instruction_sets`, those of `LISTED` that it has."""
     info: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

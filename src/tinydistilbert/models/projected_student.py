@@ -1,4 +1,4 @@
-"""The student as it is trained: with a projection to the width of its teacher where the two differ."""
+"""The student in training, with a projection to its teacher's width if the two differ."""
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 class ProjectedStudent(nn.Module):
     """A student and a linear map from its hidden states to the teacher's width, trained together.
 
-    The map is the identity where the widths are equal, or where there is no teacher. Only the student is saved.
+    The map is the identity if the widths are equal or there is no teacher. Only the student is saved.
     """
 
     def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel | None = None) -> None:

@@ -1,8 +1,8 @@
-"""Models whose layers have fewer attention heads and feed-forward neurons than their family's config can say.
+"""Models whose layers have fewer attention heads and feed-forward neurons than their family's config can express.
 
-The matrices themselves are smaller, so the model is smaller and faster in every back end. How many each layer has left
-is in `config.pruned`, which `load_model` reads. Plain `from_pretrained` builds the whole architecture, finds that the
-weights do not fit, and says so.
+The matrices themselves are smaller, so the model is smaller and faster in every back end. `config.pruned`, which
+`load_model` reads, has the remaining numbers of each layer. Plain `from_pretrained` builds the whole architecture, and
+reports that the weights do not fit.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,10 +17,10 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models.capture import encoder_layers
 
 PRUNABLE_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra")
-"""Not ModernBERT: one matrix makes its queries, keys and values, and another gates its neurons. Not MPNet: its layers
-share one table with a bias for each head."""
+"""ModernBERT is missing because one matrix makes its queries, keys and values, and another gates its neurons; MPNet,
+because its layers share one table with a bias for each head."""
 _NAMES = {"heads": "num_attention_heads", "intermediate": "intermediate_size"}
-"""Keys of `config.pruned`, and where the config has the number of a layer that was not pruned."""
+"""Keys of `config.pruned`, and the config's keys for the number in an unpruned layer."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Parts:
     key: nn.Linear
     value: nn.Linear
     attention_output: nn.Linear
-    """Its inputs are the outputs of the heads, one after the other."""
+    """Its inputs are the concatenated outputs of the heads."""
     inner: nn.Linear
     """Its outputs are the feed-forward neurons."""
     outer: nn.Linear
@@ -57,14 +57,14 @@ class Parts:
 
 @dataclass(frozen=True)
 class Shapes:
-    """How many heads and neurons each layer has, lowest layer first."""
+    """The numbers of heads and neurons of each layer, lowest layer first."""
 
     heads: tuple[int, ...]
     intermediate: tuple[int, ...]
 
 
 def parts_of(model: PreTrainedModel) -> list[Parts]:
-    """The matrices of each layer.
+    """Return the matrices of each layer.
 
     Raises:
         UserError: the family is not one of `PRUNABLE_FAMILIES`.
@@ -95,11 +95,11 @@ def _distilbert(layer: Any) -> Parts:
 
 
 def keep(model: PreTrainedModel, heads: Sequence[Sequence[int]], neurons: Sequence[Sequence[int]]) -> None:
-    """Remove all but some heads and neurons from each layer of `model`, in place, and write the counts to its config.
+    """Keep only the given heads and neurons in each layer of `model`, in place, and write the counts to its config.
 
     Args:
-        model: of one of `PRUNABLE_FAMILIES`; it may be pruned already.
-        heads: for each layer the heads to keep, counted from 0 among those that it has; at least one.
+        model: of one of `PRUNABLE_FAMILIES`; it may already be pruned.
+        heads: for each layer, the heads to keep, counted from 0 among its current ones; at least one.
         neurons: the same for its feed-forward neurons.
 
     Raises:
@@ -135,15 +135,15 @@ def _selected(parameter: Tensor, axis: int, index: Tensor) -> nn.Parameter:
 
 
 def is_pruned(config: PretrainedConfig) -> bool:
-    """Whether the config has its own shapes for the layers."""
+    """Return whether the config has separate shapes for the layers."""
     return getattr(config, "pruned", None) is not None
 
 
 def shapes_of(config: PretrainedConfig) -> Shapes:
-    """How many heads and neurons each layer has; where nothing was pruned, the numbers of the family's config.
+    """Return the numbers of heads and neurons of each layer; for an unpruned model, those of the family's config.
 
     Raises:
-        UserError: a list under `pruned` has not a number for each layer, from 1 to that of the unpruned architecture.
+        UserError: a list under `pruned` does not have a number for each layer, from 1 to the unpruned number.
     """
     depth = config.num_hidden_layers
     unpruned = {key: int(getattr(config, _attribute(config, name))) for key, name in _NAMES.items()}
@@ -163,17 +163,17 @@ def _are_counts(value: Any, depth: int, most: int) -> bool:
 
 
 def _attribute(config: PretrainedConfig, name: str) -> str:
-    """The name of an attribute in the config of the family; DistilBERT's has no alias for `hidden_dim`."""
+    """Return the name of an attribute in the family's config; DistilBERT's has no alias for `hidden_dim`."""
     return "hidden_dim" if name == "intermediate_size" and config.model_type == "distilbert" else name
 
 
 def give_shapes(model: PreTrainedModel, shapes: Shapes) -> None:
-    """Give a newly built model the shapes of a pruned one, on any device; its weights have no meaning."""
+    """Give a newly built model the shapes of a pruned one, on any device; its weights are meaningless."""
     keep(model, [range(count) for count in shapes.heads], [range(count) for count in shapes.intermediate])
 
 
 def shaped(architecture: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """A subclass of `architecture` whose models have the shapes in their config, so that pruned weights fit."""
+    """Return a subclass of `architecture` whose models have the shapes in their config, so that pruned weights fit."""
 
     def build(self: Any, config: PretrainedConfig, *arguments: Any, **keywords: Any) -> None:
         architecture.__init__(self, config, *arguments, **keywords)

@@ -1,6 +1,6 @@
 """Back ends that compute a task model's logits, with one interface of arrays: ONNX Runtime and OpenVINO.
 
-Torch is the third, in `torch_runtime.py`: what is exported runs where torch is not installed.
+Torch is the third, in `torch_runtime.py`, so that exported models run without torch.
 """
 
 import re
@@ -19,38 +19,38 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.training.cores import usable_cores
 
 MODEL_FILE, INT8_FILE, OPENVINO_FILE, EARLIER_FILE = untrusted.EXPORTED
-"""The model in ONNX in float and in int8, in OpenVINO's own format, whose weights lie beside it in `model.bin`, and in
-ONNX where versions up to 0.1 wrote it, in either precision."""
+"""The model in ONNX in float and in int8; in OpenVINO's format, with its weights in `model.bin`; and in ONNX, in either
+precision, at the place where versions up to 0.1 wrote it."""
 EXTERNAL = "_data"
-"""What the name of the file with the weights ends in, where they are too large for the model's own."""
+"""Suffix of the file with the weights, if they are too large for the model's file."""
 EXPORT_KEY = "tinydistilbert"
 """Key in the `config.json` of an exported folder with facts about the export: format, head, precision, …"""
 ENGINE, OPENVINO, BF16 = "engine", "openvino", "bf16"
-"""Key of the engine that a folder was made for (by default ONNX Runtime), OpenVINO as its value, and a precision."""
+"""Key of the engine that a folder was made for (default: ONNX Runtime), OpenVINO as its value, and a precision."""
 HEADS = ("masked-lm", "classification", "regression", "span", "multi-label", "token-classification")
 TEXTS, AGREEMENT = "texts_per_input", "agreement"
-"""Keys of those facts, the first also of `training.json`: how many texts an input has, 1 or 2; and from which
-confidence on a classifier answers as its teacher, `threshold` (null = from none on), with what it was found by."""
+"""Keys of those facts, the first also of `training.json`: the number of texts of an input, 1 or 2; and the confidence
+from which on a classifier agrees with its teacher, `threshold` (null = no confidence), with the facts of its choice."""
 FIX = "use the folder as it was written, or export the model again"
 RANGES, RANGES_OF_TOKENS = "ranges", "tokens"
-"""Key of those facts, and its value in int8 models in which a token's bytes depend on no other token."""
+"""Key of those facts, and its value in int8 models in which a token's quantisation depends on no other token."""
 
 MASKS_PADDING = (1, 21)
-"""The first version of ONNX Runtime whose `MultiHeadAttention` leaves out what the mask leaves out."""
+"""The first version of ONNX Runtime whose `MultiHeadAttention` applies the mask correctly."""
 
 TOKENS_A_THREAD, MOST_TOKENS = 512, 8192
-"""Of a batch of many texts, padding included: what the caches of a core hold, and what keeps a GPU at work."""
+"""Tokens of a batch of many texts, padding included: those that fit a core's caches, and those that keep a GPU busy."""
 
 ModelInputs = Mapping[str, NDArray[np.int64]]
-"""`input_ids`, `attention_mask` (1 = token, 0 = padding) and, where the model uses them, `token_type_ids`: each (batch,
+"""`input_ids`, `attention_mask` (1 = token, 0 = padding) and, if the model uses them, `token_type_ids`: each (batch,
 length)."""
 
 
 def token_budget(threads: int) -> int:
-    """Tokens of a batch of many texts on a CPU, padding included, by the threads that compute it.
+    """Return the tokens of a batch of many texts on a CPU, padding included, for a number of threads.
 
-    A larger one takes longer a text: what a layer makes of it no longer lies in the caches when the next one reads it
-    (benchmarks/predict_stream.py).
+    A larger batch takes longer per text, because a layer's output is no longer in the caches when the next layer reads
+    it (benchmarks/predict_stream.py).
     """
     return min(MOST_TOKENS, TOKENS_A_THREAD * threads)
 
@@ -65,7 +65,7 @@ class Runtime(Protocol):
     """Whether it takes `token_type_ids`."""
 
     def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
-        """Logits: (batch, classes); of token classification (batch, length, tags); of span models (batch, length, 2).
+        """Return logits: (batch, classes), (batch, length, tags) of token classification, (batch, length, 2) of spans.
 
         Raises:
             UserError: the inputs are longer than the position embeddings allow.
@@ -86,10 +86,10 @@ def check_fits(inputs: ModelInputs, longest: int | None) -> None:
 
 
 def _check_masks_padding(version: str, facts: Mapping[str, Any], where: str) -> None:
-    """Refuse a version of ONNX Runtime whose attention operator reads padding in models that were exported with it.
+    """Refuse a version of ONNX Runtime whose attention operator, if the model uses it, reads padding.
 
     Raises:
-        UserError: it would give wrong logits wherever texts of several lengths are in one batch.
+        UserError: logits would be wrong whenever a batch has texts of several lengths.
     """
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if facts.get("fused") and numbers < MASKS_PADDING:
@@ -104,10 +104,10 @@ class OnnxRuntime:
 
     Args:
         model: an exported folder, or a model file.
-        threads: that one operator may use; 0 = one for each core.
+        threads: for one operator; 0 = one for each core.
 
     Raises:
-        UserError: there is no such file, ONNX Runtime cannot read it, or is not installed or too old for it.
+        UserError: there is no such file, ONNX Runtime cannot read it, is not installed, or is too old for it.
     """
 
     def __init__(self, model: Path, *, threads: int = 0) -> None:
@@ -119,7 +119,7 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3  # errors alone, which are raised too
+        options.log_severity_level = 3  # only errors, which are also raised
         try:
             self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common class
@@ -128,12 +128,12 @@ class OnnxRuntime:
         self._names = [item.name for item in self._session.get_inputs()]
         self._longest = facts.get("longest_input")
         self.token_types = "token_type_ids" in self._names
-        # Versions up to 0.1 gave one dynamic range to all tokens of a call.
+        # Models of versions up to 0.1 have one dynamic range for all tokens of a call.
         self._one_range = facts.get("method") == "dynamic" and facts.get(RANGES) != RANGES_OF_TOKENS
         self.name = "onnx" if facts.get("precision", "fp32") == "fp32" else f"onnx-{facts['precision']}"
 
     def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
-        """See `Runtime`; of a masked-LM model the logits are (batch, length, vocabulary)."""
+        """See `Runtime`; the logits of a masked-LM model are (batch, length, vocabulary)."""
         check_fits(inputs, self._longest)
         return _each_alone(self._run, inputs) if self._one_range else self._run(inputs)
 
@@ -142,11 +142,11 @@ class OnnxRuntime:
 
 
 class OpenVinoRuntime:
-    """An exported model in OpenVINO on the CPU, in the precision that its folder names.
+    """An exported model in OpenVINO on the CPU, in the precision in its folder's facts.
 
     Args:
         model: an exported folder, or a model file.
-        threads: that it may use; 0 = OpenVINO chooses.
+        threads: number of threads; 0 = OpenVINO chooses.
 
     Raises:
         UserError: there is no such file, OpenVINO cannot read it, or OpenVINO is not installed.
@@ -161,7 +161,7 @@ class OpenVinoRuntime:
         precision = facts.get("precision", "fp32")
         core = openvino.Core()
         in_bf16 = precision == BF16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        # Without the hint, processors with AMX would compute in bf16 what is called fp32.
+        # Without the hint, processors with AMX would compute fp32 models in bf16.
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
@@ -185,28 +185,28 @@ class OpenVinoRuntime:
 
 
 def _each_alone(run: Callable[[ModelInputs], NDArray[np.float32]], inputs: ModelInputs) -> NDArray[np.float32]:
-    """The logits of each input computed by itself and without its padding, whose logits are zero."""
+    """Return the logits of each input, computed separately and without its padding; logits of padding are zero."""
     rows = []
     for row, mask in enumerate(inputs["attention_mask"]):
         length = int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else len(mask)
         logits = run({name: array[row : row + 1, :length] for name, array in inputs.items()})[0]
-        of_tokens = logits.ndim == 2  # of a text there is one vector
+        of_tokens = logits.ndim == 2  # otherwise one vector per text
         rows.append(np.pad(logits, ((0, len(mask) - length), (0, 0))) if of_tokens else logits)
     return np.stack(rows)
 
 
 def exported_facts(folder: Path) -> dict[str, Any]:
-    """Facts in the config of an exported folder: `format`, `head`, `precision`, `longest_input` …; else none."""
+    """Return the facts in an exported folder's config: `format`, `head`, `precision`, `longest_input` …; else empty."""
     config = folder / "config.json"
     facts: dict[str, Any] = atomic.read_json(config).get(EXPORT_KEY, {}) if config.is_file() else {}
     return facts
 
 
 def exported_config(folder: Path) -> dict[str, Any] | None:
-    """The config of an exported folder, after comparing all of its files with its manifest; None = it is none.
+    """Return an exported folder's config, after comparing all of its files with its manifest; None for other folders.
 
     Raises:
-        UserError: a file differs from the manifest, or a value of the config is none that `export` writes.
+        UserError: a file differs from the manifest, or the config has a value that `export` does not write.
     """
     path = folder / untrusted.CONFIG
     if not path.is_file():
@@ -230,9 +230,10 @@ def exported_config(folder: Path) -> dict[str, Any] | None:
 
 
 def difference_here(facts: dict[str, Any]) -> str:
-    """Why an exported model may answer differently on this processor than where it was scored; empty = it does not.
+    """Return why an exported model may answer differently, or run slower, on this processor than where it was scored.
 
-    Int8 models of ONNX Runtime do only where their weights have the whole range (`quantize(reduce_range=False)`).
+    It is empty if there is no difference. Int8 models of ONNX Runtime differ only if their weights use the whole range
+    (`quantize(reduce_range=False)`).
     """
     has, precision = set(processor()["instruction_sets"]), facts.get("precision")
     if not has:  # unknown
@@ -247,21 +248,21 @@ def difference_here(facts: dict[str, Any]) -> str:
 
 
 def open_exported(folder: Path, *, threads: int = 0) -> Runtime:
-    """The runtime that an exported folder was made for.
+    """Open the runtime that an exported folder was made for.
 
     Args:
         folder: made by `export` or `compress`.
-        threads: that one operator may use; 0 = one for each core.
+        threads: for one operator; 0 = one for each core.
 
     Raises:
-        UserError: as `OnnxRuntime` and `OpenVinoRuntime` do.
+        UserError: as in `OnnxRuntime` and `OpenVinoRuntime`.
     """
     runtime = OpenVinoRuntime if exported_facts(folder).get(ENGINE) == OPENVINO else OnnxRuntime
     return runtime(folder, threads=threads)
 
 
 def onnx_file(folder: Path) -> Path | None:
-    """The ONNX model of an exported folder, in the precision that its config names; None = it has none."""
+    """Return the ONNX model of an exported folder, in the precision in its config; None = it has none."""
     names = [MODEL_FILE, INT8_FILE, EARLIER_FILE]
     if exported_facts(folder).get("precision") == "int8":
         names = [INT8_FILE, MODEL_FILE, EARLIER_FILE]
@@ -269,17 +270,17 @@ def onnx_file(folder: Path) -> Path | None:
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether a folder is of the kind that `export` and `compress` make."""
+    """Return whether a folder is of the kind that `export` and `compress` make."""
     return any((folder / name).is_file() for name in untrusted.EXPORTED)
 
 
 def model_bytes(folder: Path) -> int:
-    """Bytes of the files with the model: of torch, ONNX or OpenVINO."""
+    """Return the bytes of the model's files: of torch, ONNX or OpenVINO."""
     return sum(path.stat().st_size for pattern in ("model.*", "onnx/model*") for path in folder.glob(pattern))
 
 
 def _folder_of(file: Path) -> Path:
-    """The folder with the config of a model's file."""
+    """Return the folder with the config of a model's file."""
     return file.parent.parent if file.parent.name == Path(MODEL_FILE).parent.name else file.parent
 
 
@@ -291,5 +292,5 @@ def _checked_file(model: Path, file: Path | None, name: str) -> Path:
 
 
 def _stacked(outputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The only output unchanged; start and end logits stacked to (batch, length, 2)."""
+    """Return a single output unchanged, or start and end logits stacked to (batch, length, 2)."""
     return outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)

@@ -1,4 +1,4 @@
-"""The student: some of the teacher's layers, with its embeddings, token types and masked-LM head."""
+"""The student: some of the teacher's layers, with the teacher's embeddings, token types and masked-LM head."""
 
 import copy
 import re
@@ -36,23 +36,23 @@ _OTHER_PARTS = {
 
 
 def uniform_layers(size: int, depth: int) -> tuple[int, ...]:
-    """The last layer of each of `size` runs of the teacher's layers (TinyBERT, Jiao et al. 2020, section 4.1)."""
+    """Return the last layer of each of `size` groups of teacher layers (TinyBERT, Jiao et al. 2020, section 4.1)."""
     return tuple((index + 1) * depth // size - 1 for index in range(size))
 
 
 def layer_map(student: schema.Student, depth: int) -> tuple[int, ...]:
-    """The teacher layers that the student's layers are copied from, lowest first.
+    """Return the teacher layers that the student's layers are copied from, lowest first.
 
     `distilbert` spreads them evenly from the first to the last layer, which for 12 -> 6 is exactly the choice of
-    DistilBERT's authors, 0, 2, 4, 7, 9, 11; `even` takes every other one from the first
-    (of 12 -> 6: 0, 2, 4, 6, 8, 10), `uniform` up to the last (1, 3, 5, 7, 9, 11); `first` and `last` take neighbours.
+    DistilBERT's authors, 0, 2, 4, 7, 9, 11. `even` spaces them from the first on (12 -> 6: 0, 2, 4, 6, 8, 10),
+    `uniform` up to the last (1, 3, 5, 7, 9, 11); `first` and `last` take consecutive layers.
 
     Args:
         student: its `layers` and `num_hidden_layers` are read.
-        depth: layers of the teacher.
+        depth: number of the teacher's layers.
 
     Raises:
-        UserError: more layers than the teacher has, or a layer that it does not have.
+        UserError: the student has more layers than the teacher, or a layer that the teacher does not have.
     """
     if not isinstance(student.layers, str):
         bad = [layer for layer in student.layers if layer >= depth]
@@ -77,7 +77,7 @@ def layer_map(student: schema.Student, depth: int) -> tuple[int, ...]:
 
 
 def _as_distilbert(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """BERT's weights under DistilBERT's names, token type 0 folded into the positions, pooler left out."""
+    """Return BERT's weights by DistilBERT's names, token type 0 folded into the positions, pooler left out."""
     renamed = {}
     for key, value in weights.items():
         name, _, kind = key.rpartition(".")
@@ -112,7 +112,7 @@ def _distilbert_config(teacher: PreTrainedModel, layers: int) -> DistilBertConfi
 def _same_config(teacher: PretrainedConfig, layers: tuple[int, ...]) -> PretrainedConfig:
     config = copy.deepcopy(teacher)
     config.num_hidden_layers = len(layers)
-    if config.model_type == "modernbert":  # whether the attention of each layer is local or global
+    if config.model_type == "modernbert":  # local or global attention of each layer
         config.layer_types = [teacher.layer_types[layer] for layer in layers]
     return config
 
@@ -130,10 +130,10 @@ def _set_widths(config: PretrainedConfig, widths: Widths) -> None:
 
 
 def cut_student(teacher: PreTrainedModel, student: schema.Student, *, seed: int) -> PreTrainedModel:
-    """A new masked-LM model of the chosen teacher layers; with all layers, its logits are exactly the teacher's.
+    """Return a new masked-LM model of the chosen teacher layers; with all layers, its logits equal the teacher's.
 
     Args:
-        teacher: masked-LM model of one of the known families; on the meta device the student has no weights either.
+        teacher: masked-LM model of one of the known families; if on the meta device, the student has no weights either.
         student: which layers, which architecture, how wide, copied or random weights.
         seed: of the random weights.
 
@@ -164,20 +164,20 @@ def cut_student(teacher: PreTrainedModel, student: schema.Student, *, seed: int)
     kept = _weights_of_layers(weights, model, layers)
     if narrow != wide:
         kept = narrowed(kept, wide, narrow, student.width_reduction)
-    model.load_state_dict(kept, strict=True)  # copies, so that nothing is shared with the teacher
+    model.load_state_dict(kept, strict=True)  # copies: nothing is shared with the teacher
     return model
 
 
 def task_student_config(teacher: PretrainedConfig, student: schema.Student) -> PretrainedConfig:
-    """The config of what `cut_task_student` makes.
+    """Return the config of the model that `cut_task_student` makes.
 
     Args:
         teacher: the config of a fine-tuned model of one of the known families.
-        student: its layers are read; it may ask for nothing that the weights of a head would not fit.
+        student: its layers are read; its other settings must keep the head's weights usable.
 
     Raises:
-        UserError: the layers do not exist, the teacher is pruned, or the student is to have another architecture, other
-            widths or random weights.
+        UserError: the layers do not exist, the teacher is pruned, or the student should have another architecture,
+            other widths or random weights.
     """
     if is_pruned(teacher):
         fix = "give the teacher from before it was pruned"
@@ -204,16 +204,16 @@ def task_student_config(teacher: PretrainedConfig, student: schema.Student) -> P
 
 
 def cut_task_student(teacher: PreTrainedModel, student: schema.Student) -> PreTrainedModel:
-    """A task model of the chosen layers of a fine-tuned teacher, with its embeddings, pooler and head.
+    """Return a task model of the chosen layers of a fine-tuned teacher, with its embeddings, pooler and head.
 
-    With all layers its logits are exactly the teacher's. Patient knowledge distillation (Sun et al. 2019) starts so.
+    With all layers, its logits equal the teacher's. Patient knowledge distillation (Sun et al. 2019) starts like this.
 
     Args:
         teacher: a fine-tuned model.
-        student: which layers.
+        student: has the layers.
 
     Raises:
-        UserError: as `task_student_config`.
+        UserError: as in `task_student_config`.
     """
     config = task_student_config(teacher.config, student)
     model: PreTrainedModel = type(teacher)(config)
@@ -225,7 +225,7 @@ def cut_task_student(teacher: PreTrainedModel, student: schema.Student) -> PreTr
 def _weights_of_layers(
     weights: dict[str, Tensor], model: PreTrainedModel, layers: tuple[int, ...]
 ) -> dict[str, Tensor]:
-    """The weights for a model whose layers are those, and all else as it is."""
+    """Return the weights for a model of these layers; weights outside the layers stay as they are."""
     kept = {}
     for key in model.state_dict():
         match = _LAYER.fullmatch(key)

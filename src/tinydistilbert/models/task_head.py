@@ -1,7 +1,7 @@
-"""The head of a task model, and what becomes of it when the model is fine-tuned further.
+"""The head of a task model, and whether it is kept when the model is fine-tuned further.
 
-It is kept where its outputs can be those of the new task: as many, and of the same kind. Anything else starts anew, for
-no output of it means what the task asks.
+It is kept if it has the number and the kind of outputs of the new task. Otherwise the new head starts from random
+weights, because the old outputs have another meaning.
 """
 
 from collections.abc import Sequence
@@ -22,38 +22,38 @@ _ENDINGS: dict[TaskHead, str] = {
     "token-classification": "ForTokenClassification",
 }  # fmt: skip
 _WITHOUT_TASK = ("ForMaskedLM", "ForPreTraining", "Model")
-"""Ends of the names of classes whose heads nobody expects to find again in a task model."""
+"""Endings of the names of classes without a task head, so that a new head needs no notice."""
 SHOWN_CLASSES = 12
 _OF_CLASSES = ("classification", "multi-label", "token-classification")
 _MULTI_LABEL = "multi_label_classification"
-"""What transformers calls a model whose outputs are each a label that a text has or has not."""
+"""Transformers' name for a model each of whose outputs is a label that a text has or does not have."""
 PROBLEM_TYPES = {
     "classification": "single_label_classification", "multi-label": _MULTI_LABEL, "regression": "regression",
 }  # fmt: skip
-"""By head, the `problem_type` of its config."""
+"""The `problem_type` in the config for each head."""
 
 
 @dataclass(frozen=True)
 class StartingHead:
-    """What becomes of the head that a model has."""
+    """Whether a model's head is kept for a task, and how."""
 
     is_kept: bool | None
-    """Whether its last matrix is where the new head begins; None = if its shape is that of the new one."""
+    """Whether the new head starts from its last matrix; None = only if the shapes are equal."""
     is_foreign: bool = False
-    """Whether it belongs to another class of models, so that none of its weights is wanted."""
+    """Whether it belongs to another class of models, so that none of its weights is used."""
     note: str = ""
-    """What the user is to know about it; empty where there is nothing."""
+    """Notice for the user; empty = none."""
     order: tuple[int, ...] | None = None
-    """Of a kept head of classes: for each class of the task the output that becomes it; None = as they are."""
+    """Of a kept head of classes: for each class of the task, the output that becomes it; None = the same order."""
 
 
 def starting_head(config: PretrainedConfig, head: TaskHead, labels: Sequence[str]) -> StartingHead:
-    """What becomes of the head of a model under a task.
+    """Decide whether the head of a model is kept for a task.
 
     Args:
         config: of the model, as it was saved.
         head: the kind of the task.
-        labels: the classes of the task; none = those of the model.
+        labels: the classes of the task; empty = those of the model.
     """
     architecture = (getattr(config, "architectures", None) or [""])[0]
     if not architecture or architecture.endswith(_WITHOUT_TASK):
@@ -98,31 +98,31 @@ def _kept_classes(config: PretrainedConfig, head: TaskHead, labels: Sequence[str
 
 
 def output_names(config: PretrainedConfig) -> list[str]:
-    """The names of a model's outputs, in their order."""
+    """Return the names of a model's outputs, in their order."""
     return [str(config.id2label[index]) for index in range(config.num_labels)]
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names one after the other, of very many the first ones and how many more there are."""
+    """Join names; if there are very many, the first ones and the number of the others."""
     more = len(names) - SHOWN_CLASSES
     return ", ".join(names) if more <= 1 else f"{', '.join(names[:SHOWN_CLASSES])} and {more} more"
 
 
 def is_multi_label(config: PretrainedConfig) -> bool:
-    """Whether a model may give several labels at once: each of its logits is a sigmoid's, not all together a softmax's.
+    """Return whether a model may predict several labels at once: a sigmoid for each logit, not a softmax over all.
 
-    Models from elsewhere that say nothing give one class.
+    Models from elsewhere whose config does not say predict one class.
     """
     return bool(config.problem_type == _MULTI_LABEL)
 
 
 def is_token_head(config: PretrainedConfig) -> bool:
-    """Whether a model tags words: each of its tokens has logits."""
+    """Return whether a model is for token classification: each of its tokens has logits."""
     return str((getattr(config, "architectures", None) or [""])[0]).endswith(_ENDINGS["token-classification"])
 
 
 def output_layer(model: PreTrainedModel) -> nn.Linear:
-    """The last matrix of the head of a task model of any family."""
+    """Return the last matrix of the head of a task model of any family."""
     whole = cast("Any", model)
     head = whole.qa_outputs if hasattr(whole, "qa_outputs") else getattr(whole, "classifier", None)
     if head is None:  # ELMo
@@ -133,7 +133,7 @@ def output_layer(model: PreTrainedModel) -> nn.Linear:
 
 
 def output_keys(model: PreTrainedModel) -> set[str]:
-    """The names of weight and bias of that matrix."""
+    """Return the names of weight and bias of the head's last matrix."""
     layer = output_layer(model)
     (name,) = (name for name, module in model.named_modules() if module is layer)
     return {f"{name}.weight", f"{name}.bias"}
@@ -141,7 +141,7 @@ def output_keys(model: PreTrainedModel) -> set[str]:
 
 @torch.no_grad()
 def reorder_outputs(model: PreTrainedModel, order: Sequence[int]) -> None:
-    """Put the outputs of a classification head into another order: `order[i]` is the one that becomes output i."""
+    """Reorder the outputs of a classification head: output `order[i]` becomes output i."""
     layer = output_layer(model)
     index = torch.tensor(order, device=layer.weight.device)
     layer.weight.copy_(layer.weight[index])
@@ -149,8 +149,8 @@ def reorder_outputs(model: PreTrainedModel, order: Sequence[int]) -> None:
 
 
 def restart_outputs(model: PreTrainedModel) -> None:
-    """Give the last matrix of a head random weights, as its family draws them."""
+    """Give the last matrix of a head random weights, drawn as in its family."""
     layer = output_layer(model)
     for parameter in layer.parameters():
-        parameter._is_hf_initialized = False  # type: ignore[attr-defined]  # or the next line would leave it as it is
+        parameter._is_hf_initialized = False  # type: ignore[attr-defined]  # else the next line would not change it
     model._init_weights(layer)

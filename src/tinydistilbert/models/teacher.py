@@ -23,15 +23,15 @@ class LoadedTeacher:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     has_trained_head: bool
-    """False when the masked-LM head is new, so that `adapt` has to train it first."""
+    """False if the masked-LM head is new, so that `adapt` has to train it first."""
     pooling: Pooling = MEAN_OF_TOKENS
-    """By which sentence-transformers reads it, and its student."""
+    """How sentence-transformers pools its states, and its student's."""
 
 
 def with_new_head(encoder: dict[str, torch.Tensor], config: BertConfig) -> BertForMaskedLM:
-    """A masked-LM model around a BERT encoder: transform = identity, decoder tied to the embeddings, bias zero.
+    """Build a masked-LM model around a BERT encoder: transform = identity, decoder tied to the embeddings, bias zero.
 
-    With the identity, the logits compare the last hidden state, after GELU and LayerNorm, with each embedding even
+    With the identity, the logits compare the last hidden state, after GELU and LayerNorm, with each embedding, even
     before any training.
 
     Args:
@@ -54,7 +54,7 @@ def with_new_head(encoder: dict[str, torch.Tensor], config: BertConfig) -> BertF
 
 
 def load_teacher(teacher: schema.Teacher) -> LoadedTeacher:
-    """The teacher that the recipe names, in evaluation mode.
+    """Load the recipe's teacher, in evaluation mode.
 
     Raises:
         UserError: it cannot be loaded, is of an unknown family, or its tokenizer does not fit its embeddings.
@@ -78,7 +78,7 @@ def load_teacher(teacher: schema.Teacher) -> LoadedTeacher:
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, where: str) -> None:
     """Check that a tokenizer has as many tokens as the model has embeddings.
 
-    Embeddings padded to a multiple of up to 128 are common and accepted.
+    Embeddings padded to a multiple of up to 128 are common, and are accepted.
 
     Raises:
         UserError: they do not match.

@@ -1,4 +1,4 @@
-"""The back end of torch models, behind the same interface as those of exported ones."""
+"""The back end of torch models, with the same interface as those of exported models."""
 
 from contextlib import ExitStack, nullcontext
 from typing import Any
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def uses_token_types(model: nn.Module) -> bool:
-    """Whether the model takes `token_type_ids`, as BERT does, and DistilBERT and RoBERTa do not."""
+    """Return whether the model takes `token_type_ids`: BERT does, DistilBERT and RoBERTa do not."""
     config: Any = model.config
     return tokenizer_files.uses_token_types(config)
 
@@ -29,8 +29,8 @@ class TorchRuntime:
     Args:
         model: with a classification, regression or span head.
         span: whether the head is a span head.
-        compiled: compile by torch.compile, for any batch and length; the first call takes about a minute, and the last
-            layer stays reduced to the first token as long as this object exists.
+        compiled: use torch.compile, for any batch and length; the first call takes about a minute, and the last layer
+            stays reduced to the first token as long as this object exists.
         device: where to compute; the model is moved there.
     """
 
@@ -39,7 +39,7 @@ class TorchRuntime:
     ) -> None:
         self.name = "torch-compile" if compiled else "torch"
         self.token_types = uses_token_types(model)
-        # A recurrent model takes a step for each word of the longest text, however many texts there are.
+        # A recurrent model does a step for each word of the longest text, whatever the number of texts.
         is_parallel = device.type != "cpu" or model.config.model_type == ELMO
         self.token_budget = MOST_TOKENS if is_parallel else token_budget(torch.get_num_threads())
         self._model, self._span, self._device = model.to(device).eval(), span, device
@@ -47,7 +47,7 @@ class TorchRuntime:
         self._forward: Any = model
         self._reduced = ExitStack()
         if compiled:
-            if not span:  # only once: a new function in each call would be compiled again
+            if not span:  # only once: torch would compile a new function again in each call
                 self._reduced.enter_context(first_token_only(model))
             self._forward = torch.compile(model, dynamic=True)
 

@@ -1,7 +1,7 @@
 """The child process of `convert`: pickled weights in, safetensors out. Run by its path, never imported.
 
 Its arguments are names of files; it writes the safetensors file to standard output, or one line to standard error.
-Before it reads a pickle it gives up what it does not need: memory and processor time beyond a limit, files to write to,
+Before it reads a pickle it gives up what it does not need: memory and processor time beyond a limit, writing to files,
 connections, other processes. The first protection is torch's `weights_only` reader, the second these limits.
 """
 
@@ -18,27 +18,27 @@ from safetensors.torch import save
 SECONDS = 600
 """Limit of processor time."""
 SPARE = 2 * 2**30
-"""Bytes of memory that are allowed in addition to four times the size of the files."""
+"""Bytes of memory allowed in addition to four times the size of the files."""
 FORBIDDEN = (
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.spawn", "os.posix_spawn", "subprocess.Popen", "pty.spawn",
     "socket.", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
     "os.chown", "os.putenv", "shutil.", "ftplib.", "urllib.", "smtplib.", "webbrowser.", "ctypes.dlopen",
 )  # fmt: skip
-"""Beginnings of the names of audit events that end the process."""
+"""Prefixes of audit events that end the process."""
 
 
 def give_up(size: int) -> None:
-    """Restrict this process for good to what reading `size` bytes of weights needs."""
+    """Restrict this process permanently to what reading `size` bytes of weights needs."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit(resource.RLIMIT_AS, used + 4 * size + SPARE)
     limit(resource.RLIMIT_CPU, SECONDS)
-    limit(resource.RLIMIT_FSIZE, 0)  # no file can be written, but a pipe can
+    limit(resource.RLIMIT_FSIZE, 0)  # no writing to files, but to the pipe
     limit(resource.RLIMIT_CORE, 0)
     sys.addaudithook(_refuse)
 
 
 def limit(kind: int, value: int) -> None:
-    """Set a limit of this process, unless it is lower already."""
+    """Set a limit of this process, unless it is already lower."""
     now = resource.getrlimit(kind)[1]
     lowest = value if now == resource.RLIM_INFINITY else min(value, now)
     resource.setrlimit(kind, (lowest, lowest))
@@ -54,7 +54,7 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def read(paths: list[str]) -> dict[str, torch.Tensor]:
-    """The tensors of all files, copied so that none share memory; of tied tensors, only the first."""
+    """Return the tensors of all files, copied so that none share memory; of tied tensors, only the first."""
     tensors: dict[str, torch.Tensor] = {}
     for path in paths:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -70,7 +70,7 @@ def read(paths: list[str]) -> dict[str, torch.Tensor]:
     seen = set()
     for name, value in tensors.items():
         memory = (value.data_ptr(), value.dtype, value.shape, value.stride())
-        if value.numel() == 0 or memory not in seen:  # else tied, such as a head to the word embeddings
+        if value.numel() == 0 or memory not in seen:  # otherwise tied, like a head to the word embeddings
             seen.add(memory)
             kept[name] = value.clone(memory_format=torch.contiguous_format)
     return kept

@@ -1,7 +1,7 @@
 """Checks of untrusted models before a library reads them: names of files, numbers of a config, headers of weights.
 
-The checks allocate no more memory than the files have bytes. The size of the model that a config describes must be in
-the weights: a config of a million layers beside a megabyte of weights is refused at once.
+The checks allocate no more memory than the files have bytes. The weights must have the size of the model that the
+config describes: a config of a million layers beside a megabyte of weights is refused at once.
 """
 
 import json
@@ -24,11 +24,11 @@ TOKENIZER = (
 """Files of tokenizers, of all kinds."""
 
 LARGEST_JSON = 200_000_000
-"""Bytes; `tokenizer.json` of a quarter of a million pieces has 17 MB."""
+"""Bytes; the `tokenizer.json` of a quarter of a million pieces has 17 MB."""
 LARGEST_HEADER = 100_000_000
 """Bytes of the header of a safetensors file; the format's own limit."""
 MOST_DIMENSIONS = 64
-"""Of a tensor; PyTorch's own limit."""
+"""Dimensions of a tensor; PyTorch's own limit."""
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4,
     "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
@@ -44,7 +44,7 @@ _COUNTS = {
     "attention_size": (0, 16_384), "classifier_size": (1, 16_384), "relative_attention_num_buckets": (1, 1024),
     "embedding_size": (1, 16_384),
 }  # fmt: skip
-"""Whole numbers in a config, with the smallest and the largest accepted: several times those of large encoders."""
+"""Whole numbers in a config, with the smallest and the largest accepted value, several times a large encoder's."""
 _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 _SHARES = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout",
@@ -53,14 +53,14 @@ _SHARES = (
 )  # fmt: skip
 _POSITIVE = ("layer_norm_eps", "norm_eps", "cell_clip", "projection_clip", "global_rope_theta", "local_rope_theta")
 _OF_CODE = ("auto_map", "quantization_config", "transformers_weights", "per_layer_config", "gguf_file", "use_kernels")
-"""Keys that name code, or files that are read by other means than `load_model`."""
+"""Keys that name code, or files that `load_model` does not check."""
 _OF_DECODERS = ("is_decoder", "add_cross_attention", "is_encoder_decoder")
 _ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 _BUILT_IN_ATTENTION = (None, "eager", "sdpa")
-"""Attention that is part of transformers; any other name may be one of code in the hub."""
+"""Attention that is part of transformers; any other name may refer to code in the hub."""
 _NAMED_FILES = ("tokenizer_file", "vocab_file", "merges_file", "gguf_file")
 WORD_EMBEDDINGS = ("word_embeddings.weight", "tok_embeddings.weight")
-"""Endings of the names of the matrix of word embeddings."""
+"""Endings of the names of the word embedding matrix."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Entry:
 
 
 def read_object(path: Path, *, fix: str) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Return the JSON object in a file.
 
     Raises:
-        UserError: no regular file, one of more than `LARGEST_JSON` bytes, or no JSON object in it.
+        UserError: it is not a regular file, has more than `LARGEST_JSON` bytes, or does not contain a JSON object.
     """
     if not path.is_file():
         raise UserError(str(path), expected="a file", found="none", fix=fix)
@@ -105,14 +105,14 @@ def _no_constant(word: str) -> Any:
 
 
 def check_config(folder: Path) -> dict[str, Any]:
-    """The content of a model folder's `config.json`, after all of its values were checked.
+    """Return the content of a model folder's `config.json`, after checking all of its values.
 
-    `auto_map` is refused, though the supported families need no code of the model's authors: where the authors had code
-    of their own, transformers' code would make another model of the same weights.
+    `auto_map` is refused, though the supported families need no code of the model's authors: if the authors had their
+    own code, transformers' code would make another model of the same weights.
 
     Raises:
-        UserError: no JSON object; a value of another type, negative or huge; heads that do not divide the width; a
-            model that needs its authors' code; a decoder.
+        UserError: it is not a JSON object; a value is of another type, negative or huge; heads do not divide the width;
+            the model needs its authors' code, or is a decoder.
     """
     path = folder / CONFIG
     config = read_object(path, fix="give a folder with a complete config.json")
@@ -149,7 +149,7 @@ _WIDTH_AND_HEADS = (("hidden_size", "dim"), ("num_attention_heads", "n_heads"))
 
 
 def _check_names(path: Path, config: dict[str, Any]) -> None:
-    """Check the values of a config that are no numbers."""
+    """Check the values of a config that are not numbers."""
     kind = config.get("model_type")
     _check(path, "model_type", kind, "the name of a family", isinstance(kind, str))
     names = config.get("architectures") or []
@@ -196,13 +196,13 @@ def check_tokenizer(folder: Path) -> None:
     """Check that the files of a tokenizer are JSON objects that name neither code nor files outside the folder.
 
     Raises:
-        UserError: they are not. Without any file it is `load_tokenizer` that raises.
+        UserError: they are not. If there are no files, `load_tokenizer` raises instead.
     """
     fix = "save the tokenizer beside the model"
     present = [name for name in TOKENIZER if (folder / name).is_file()]
     config: dict[str, Any] = {}
     for name in present:
-        if name == "tokenizer.json":  # read and checked by the Rust library
+        if name == "tokenizer.json":  # the Rust library reads and checks it
             if (size := (folder / name).stat().st_size) > LARGEST_JSON:
                 expected = f"at most {LARGEST_JSON:,} bytes"
                 raise UserError(str(folder / name), expected=expected, found=f"{size:,}", fix=fix)
@@ -212,19 +212,19 @@ def check_tokenizer(folder: Path) -> None:
     path = folder / TOKENIZER_CONFIG
     if config.get("auto_map"):
         _refuse_code(path, "auto_map")
-    if "tokenizer.json" in present:  # then it is read, whatever files of the author's machine the config names
+    if "tokenizer.json" in present:  # then only it is read, and files named in the config are not
         return
     for key in _NAMED_FILES:
         _check(path, key, config.get(key), "no other file", config.get(key) is None)
 
 
 EXPORTED = ("onnx/model.onnx", "onnx/model_quantized.onnx", "model.xml", "model.onnx")
-"""Files of the models that `export` and `compress` write: of ONNX in float, in int8, of OpenVINO, and of ONNX as
-versions up to 0.1 wrote it. The first two are where transformers.js, optimum and text-embeddings-inference look."""
+"""Model files that `export` and `compress` write: ONNX in float and in int8, OpenVINO, and ONNX of versions up to 0.1.
+The first two are where transformers.js, optimum and text-embeddings-inference look."""
 
 
 def weight_files(folder: Path, name: str, *, weights: str = WEIGHTS, index: str = INDEX) -> list[Path]:
-    """The files of weights in a model folder: a single file, or the shards that an index names.
+    """Return the files of weights in a model folder: a single file, or the shards in an index.
 
     Args:
         folder: of the model.
@@ -233,10 +233,11 @@ def weight_files(folder: Path, name: str, *, weights: str = WEIGHTS, index: str 
         index: name of the index.
 
     Raises:
-        UserError: neither exists, the folder holds an adapter, or the index names anything but regular files in it.
+        UserError: neither exists, the folder holds an adapter, or the index names anything but regular files in the
+            folder.
     """
     where = f"model {name}"
-    if (folder / "adapter_config.json").exists():  # transformers would download the model that it names
+    if (folder / "adapter_config.json").exists():  # transformers would download its base model
         fix = "merge the adapter into its base model, and give that"
         raise UserError(where, expected="a complete model", found="an adapter", fix=fix)
     if (folder / weights).is_file():
@@ -270,16 +271,16 @@ def _shard(folder: Path, index: str, name: str) -> Path:
 
 
 def _homes(folder: Path) -> list[Path]:
-    """The folders in which a model's files may lie: its own, and that to which links in the hub's cache lead."""
+    """Return the folders that a model's files may be in: its own, and the target of links in the hub's cache."""
     resolved = folder.resolve()
     return [resolved, resolved.parent.parent / "blobs"] if resolved.parent.name == "snapshots" else [resolved]
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """The tensors in the header of a safetensors file; they must follow each other without a gap and fill the file.
+    """Return the tensors in the header of a safetensors file; they must be contiguous and fill the file.
 
     Raises:
-        UserError: it is no complete safetensors file.
+        UserError: it is not a complete safetensors file.
     """
     with as_user_error(str(path), expected="a complete safetensors file", fix="download the model again"):
         size = path.stat().st_size
@@ -321,7 +322,7 @@ def check_weights(files: list[Path], config: Any, name: str) -> None:
 
     Args:
         files: of the weights.
-        config: as transformers read it, with its family's defaults.
+        config: as read by transformers, with its family's defaults.
         name: of the model, as the user gave it; for messages.
 
     Raises:
@@ -346,12 +347,12 @@ def check_weights(files: list[Path], config: Any, name: str) -> None:
 
 
 def embedding_size(config: Any) -> int:
-    """The width of the word embeddings: that of the hidden states, but for ELECTRA's."""
+    """Return the width of the word embeddings, which equals that of the hidden states except in ELECTRA."""
     return int(config.embedding_size if config.model_type == "electra" else config.hidden_size)
 
 
 def least_weights(config: Any) -> int:
-    """A lower bound of an encoder's number of weights by its config: those of its matrices."""
+    """Return a lower bound of an encoder's number of weights from its config: those of its matrices."""
     if config.model_type == "elmo":
         return int(2 * config.num_hidden_layers * 9 * config.cell_size * config.projection_size)
     width, layers = int(config.hidden_size), int(config.num_hidden_layers)
@@ -359,7 +360,7 @@ def least_weights(config: Any) -> int:
     if config.model_type != "modernbert":  # it has no position embeddings
         rows += config.max_position_embeddings
     pruned: Any = getattr(config, "pruned", None)
-    if pruned is not None:  # checked by `shapes_of` before
+    if pruned is not None:  # already checked by `shapes_of`
         attention, inner = sum(pruned["heads"]) * (width // config.num_attention_heads), sum(pruned["intermediate"])
     else:
         attention, inner = layers * width, layers * int(getattr(config, "intermediate_size", None) or config.hidden_dim)

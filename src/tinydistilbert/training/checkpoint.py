@@ -1,7 +1,7 @@
-"""Checkpoints of a training: folders of plain files, made whole or not at all, verified before use.
+"""Checkpoints of a training: folders of plain files, written whole or not at all, verified before use.
 
-A batch and its dropout are pure functions of (seed, step), and so is the learning rate; what must be kept is only the
-weights, AdamW's moments, and a few counts: steps, tokens, seconds, and how far the log went.
+Batches, dropout and the learning rate are pure functions of (seed, step). So a checkpoint holds only the weights,
+AdamW's moments, and a few counts: steps, tokens, seconds, and the length of the log.
 """
 
 import contextlib
@@ -21,23 +21,23 @@ from tinydistilbert.storage import atomic, disk
 from tinydistilbert.training.ranks import Ranks
 
 KEPT = 2
-"""Checkpoints that stay: the newest, and one before it in case the newest turns out damaged."""
+"""Checkpoints to keep: the newest, and the one before in case the newest is damaged."""
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
 class State:
-    """What a training is at, beside weights and moments."""
+    """The state of a training, except weights and moments."""
 
     step: int = 0
-    """Finished optimiser steps; what is validated after the last of them is not done yet."""
+    """Finished optimiser steps; the validation after the last of them is not done yet."""
     tokens: int = 0
     log_bytes: int = 0
     log_sha256: str = hashlib.sha256().hexdigest()
     """Of the log's first `log_bytes` bytes."""
     seconds: float = 0.0
     oom_splits: int = 0
-    """How often the micro-batches were halved, for want of memory."""
+    """How often the micro-batches were halved for lack of memory."""
 
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -49,20 +49,20 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
 
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, *, training: str) -> None:
-    """Write `folder/step-N`, unless it is there and whole, and drop all but the newest `KEPT` checkpoints.
+    """Write `folder/step-N`, unless it exists and is whole, and delete all but the newest `KEPT` checkpoints.
 
     Args:
         folder: of the checkpoints.
-        model: its parameters are kept.
-        optimizer: its moments are kept.
-        state: what the training is at.
-        training: whose checkpoint it is; `load` with another name refuses it.
+        model: its parameters are saved.
+        optimizer: its moments are saved.
+        state: of the training.
+        training: name of the training; `load` with another name refuses the checkpoint.
 
     Raises:
-        DiskError: the disk is full or failing; the older checkpoints are as they were.
+        DiskError: the disk is full or failing; the older checkpoints are unchanged.
     """
     target = folder / f"step-{state.step:08d}"
-    with contextlib.suppress(UserError):  # not there, damaged or another's: it is made anew
+    with contextlib.suppress(UserError):  # missing, damaged or of another training: write it
         if atomic.read_manifest(target).get("training") == training:
             return
     with atomic.unfinished(target, training=training) as partial:
@@ -79,13 +79,13 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def forget(folder: Path) -> None:
-    """Delete the checkpoints in `folder`; what else lies there stays."""
+    """Delete the checkpoints in `folder`, and no other files."""
     for path in folder.glob("step-*"):
         _drop(path)
 
 
 def _drop(checkpoint: Path) -> None:
-    """Delete a checkpoint, by a name first that it is not read by: one that is half deleted is no damaged one."""
+    """Rename a checkpoint, then delete it, so that a half-deleted one is not taken for a damaged one."""
     doomed = checkpoint.with_suffix(".partial")
     if doomed != checkpoint:
         disk.remove(doomed)
@@ -95,25 +95,25 @@ def _drop(checkpoint: Path) -> None:
 
 
 def newest_step(folder: Path) -> int:
-    """Step of the newest checkpoint in `folder`, by its name, not verified; 0 when there is none."""
+    """Return the step of the newest checkpoint in `folder`, by its name, not verified; 0 if there is none."""
     whole = [path for path in _newest_first(folder) if atomic.is_finished(path)]
     return int(whole[0].name.removeprefix("step-")) if whole else 0
 
 
 def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, training: str, log: Path) -> State | None:
-    """Put the newest checkpoint that verifies into `model` and `optimizer`; None when there is no checkpoint at all.
+    """Load the newest valid checkpoint into `model` and `optimizer`; return None if there is no checkpoint at all.
 
-    Each one that is skipped is named on standard error.
+    Each checkpoint that is skipped is reported on standard error.
 
     Args:
         folder: of the checkpoints.
-        model: gets the parameters; it must have those that were saved, no more and no fewer.
+        model: gets the parameters; it must have exactly those that were saved.
         optimizer: gets the moments.
-        training: as it was saved.
-        log: of the training; a checkpoint counts only when the log still begins as it did then.
+        training: the name that it was saved with.
+        log: of the training; a checkpoint is valid only if the log still begins with the same bytes.
 
     Raises:
-        UserError: there are checkpoints but none is whole; starting from zero would hide the loss.
+        UserError: there are checkpoints but none is valid; starting from zero would hide the loss.
     """
     candidates = _newest_first(folder)
     for path in candidates:
@@ -132,9 +132,9 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, tr
 
 
 def share(state: State | None, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> State | None:
-    """What rank 0 has loaded or begins with, in every process: state, weights and moments.
+    """Share what rank 0 has loaded or begins with, with every process: state, weights and moments.
 
-    How many processes there were when the checkpoint was saved is no matter: it holds nothing of them.
+    The number of processes when the checkpoint was saved does not matter: it holds nothing that depends on it.
     """
     if ranks.world == 1:
         return state
@@ -153,7 +153,7 @@ def share(state: State | None, model: nn.Module, optimizer: torch.optim.Optimize
 
 
 def _read(path: Path, training: str, log: Path) -> tuple[State, dict[str, Tensor], dict[str, Tensor]]:
-    """State, weights and moments of one checkpoint.
+    """Read state, weights and moments of one checkpoint.
 
     Raises:
         UserError: it is not whole, or does not belong to this training and its log.
@@ -178,10 +178,10 @@ def _put(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[str, Tensor],
     moments: dict[str, Tensor],
 ) -> None:  # fmt: skip
-    """Put what was read into model and optimizer, after looking that it fits.
+    """Copy weights and moments into model and optimizer, after checking that they fit.
 
     Raises:
-        UserError: it does not; then nothing was changed.
+        UserError: they do not; then nothing was changed.
     """
     differing = sorted(set(_shapes(weights.items())) ^ set(_shapes(model.named_parameters())))
     if differing:
@@ -194,7 +194,7 @@ def _put(
             entry: dict[str, Any] = {}
             for key in _MOMENTS:
                 if f"{key}/{name}" in moments:
-                    # The count of steps as well: a fused AdamW keeps it where the parameter is.
+                    # Also the step count: a fused AdamW keeps it on the parameter's device.
                     entry[key] = moments[f"{key}/{name}"].to(parameter.device)
             if entry:
                 optimizer.state[parameter] = entry

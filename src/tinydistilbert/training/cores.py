@@ -1,4 +1,4 @@
-"""The cores that this process may use, and how much of them other processes use just now."""
+"""The cores that this process may use, and how much of them other processes use now."""
 
 import os
 import time
@@ -9,24 +9,24 @@ LOOK_SECONDS = 0.2
 
 
 def own_cores() -> tuple[int, ...]:
-    """Numbers of the cores that this process may run on."""
+    """Return the numbers of the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
 def usable_cores() -> int:
-    """How many cores this process may use: those that it may run on, and no more than its control groups' quotas."""
+    """Return how many cores this process may use: those it may run on, limited by its control groups' quotas."""
     return max(1, min([len(own_cores()), *map(int, _quotas())]))
 
 
 def _quotas() -> list[float]:
-    """Cores' worth of time that each control group around this process is given, where it has a limit."""
+    """Return the limits, in cores, of the control groups around this process that have one."""
     return [quota for folder in group_folders("cpu") for quota in _quota_of(folder)]
 
 
 def group_folders(controller: str) -> list[Path]:
-    """The folders of the control groups around this process that limit `cpu` or `memory`, the innermost first."""
+    """Return the folders of the control groups around this process for `cpu` or `memory`, the innermost first."""
     try:
         groups = [line.split(":", 2) for line in OWN_CGROUPS.read_text().splitlines()]
     except OSError:
@@ -36,7 +36,7 @@ def group_folders(controller: str) -> list[Path]:
         if controllers and controller not in controllers.split(","):
             continue
         root = CGROUPS / controllers if controllers else CGROUPS
-        folder = root / path.lstrip("/")  # inside a container it may not be there: only the root is then
+        folder = root / path.lstrip("/")  # may not exist inside a container, where only the root does
         for level in (folder, *folder.parents):
             folders.append(level)
             if level == root:
@@ -45,18 +45,18 @@ def group_folders(controller: str) -> list[Path]:
 
 
 def _quota_of(folder: Path) -> list[float]:
-    """The limit of one control group, of version 2 or 1; nothing where it has none."""
+    """Return the limit of one control group, of version 2 or 1; an empty list if it has none."""
     for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
             quota, period = " ".join((folder / file).read_text() for file in files).split()
             return [int(quota) / int(period)] if int(quota) > 0 else []
-        except (OSError, ValueError, ZeroDivisionError):  # not there, or `max`
+        except (OSError, ValueError, ZeroDivisionError):  # no such file, or `max`
             continue
     return []
 
 
 def busy_elsewhere() -> float:
-    """Cores' worth of time that other processes take now of the cores that this process may run on."""
+    """Return how many of the cores that this process may run on are used by other processes now."""
     before, before_here = _busy_seconds(), time.process_time()
     begin = time.perf_counter()
     time.sleep(LOOK_SECONDS)
@@ -66,10 +66,10 @@ def busy_elsewhere() -> float:
 
 
 def _busy_seconds() -> float:
-    """Of these cores together since the system started; of all cores where they cannot be told apart."""
-    import psutil  # not of the small installation, in which `doctor` asks for the cores
+    """Return the busy seconds of these cores since the system started; of all cores if they are not listed singly."""
+    import psutil  # missing in the small installation, where `doctor` uses this module
 
     times, cores = psutil.cpu_times(percpu=True), own_cores()
     chosen = [times[core] for core in cores if core < len(times)] or times
-    not_busy = ("idle", "iowait", "guest")  # a guest's time is in `user` as well
+    not_busy = ("idle", "iowait", "guest")  # `user` includes a guest's time
     return float(sum(sum(each) - sum(getattr(each, name, 0.0) for name in not_busy) for each in chosen))

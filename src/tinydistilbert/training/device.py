@@ -1,4 +1,4 @@
-"""Where and in which precision a training computes."""
+"""The device and the precision that a training computes with."""
 
 import re
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ from tinydistilbert.training.ranks import ALONE, Ranks
 
 _FAILURES = re.compile(r"CUDA error|CUDA driver error|HIP error|CUBLAS_STATUS_|CUDNN_STATUS_|MPS backend|NVML")
 _OUR_OWN = re.compile("device-side assert|invalid argument|invalid configuration|out of memory")
-"""Of CUDA's errors, those that tell of a mistake in a program, or of too little memory."""
+"""CUDA errors caused by a mistake in a program or by too little memory, not by a failing device."""
 BUSY = 0.5
-"""Cores that a training may lack before it is said."""
+"""Cores that a training may lack before it warns."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How every training of a run computes, and how often it saves what it has; nothing of what it learns."""
+    """How every training of a run computes, and how often it saves; nothing that changes what it learns."""
 
     device: torch.device
     precision: Precision | Literal["auto"]
-    """Of matrix products; `auto`: see `chosen_precision`, which probes nothing."""
+    """Of matrix products; `auto` is resolved by `chosen_precision`, without a probe."""
     checkpoint_minutes: float
     """Minutes between checkpoints."""
     ranks: Ranks = field(default=ALONE)
@@ -41,21 +41,21 @@ class Compute:
         """The precision of matrix products.
 
         Raises:
-            UserError: the device does not compute so.
+            UserError: the device does not support it.
         """
         return chosen_precision(self.device, self.precision)
 
     @classmethod
     def of(cls, recipe: Recipe, device: torch.device) -> Self:
-        """As a recipe wants it, on a device that was chosen."""
+        """Return the settings of a recipe, on a device that was chosen."""
         return cls(device, recipe.precision, recipe.checkpoint_minutes)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes CUDA, then MPS, then the CPU.
+    """Return the device of that name; `auto` takes CUDA, then MPS, then the CPU.
 
     Raises:
-        UserError: the device does not exist here.
+        UserError: this machine has no such device.
     """
     if name == "auto":
         mps = torch.backends.mps.is_available()
@@ -71,15 +71,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_threads(threads: int | None) -> None:
-    """Let torch use so many threads; None = as many as it takes by itself, but no more than there are cores to use.
+    """Let torch use so many threads; None = torch's default, but no more than there are usable cores.
 
-    Of several processes that train together each has its share of them.
+    Processes that train together share the cores.
     """
     torch.set_num_threads(threads or max(1, min(torch.get_num_threads(), usable_cores() // processes_here())))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error tells that memory ran out; PyTorch's own class for it is raised by its GPU allocator only."""
+    """Return whether the error means that memory ran out; only PyTorch's GPU allocator raises its class for that."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
@@ -88,11 +88,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def device_errors(device: torch.device) -> Iterator[None]:
-    """Raise the failure of a GPU in the body as `DeviceLost`; an error in our own use of it stays what it is.
+    """Raise the failure of a GPU in the body as `DeviceLost`; errors in this package's use of it stay as they are.
 
     Raises:
-        DeviceLost: the GPU does not answer any more, or fell out of use in another way.
-        OutOfMemory: memory ran out where nothing could be made smaller: a training halves its micro-batches.
+        DeviceLost: the GPU no longer responds, or failed in another way.
+        OutOfMemory: memory ran out where nothing can be made smaller; a training halves its micro-batches instead.
     """
     try:
         yield
@@ -111,7 +111,7 @@ def device_errors(device: torch.device) -> Iterator[None]:
 
 @cache
 def say_if_busy() -> None:
-    """Say, once in a process, that other processes use the cores that a training with torch's threads would need."""
+    """Warn, once per process, if other processes use cores that a training with torch's threads needs."""
     threads, cores, others = torch.get_num_threads(), len(own_cores()), busy_elsewhere()
     free = cores - others
     if free > threads - BUSY:

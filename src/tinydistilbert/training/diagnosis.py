@@ -1,4 +1,4 @@
-"""What led to a loss or a gradient that is not finite: a small folder to look into, or to send to somebody who can."""
+"""A small folder of data for diagnosing a loss or a gradient that is not finite, or for sending to somebody who can."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from tinydistilbert.storage import atomic
 
 FOLDER = "diagnosis"
 MOST_NAMED = 20
-"""Parameters that are named, at most."""
+"""Most parameters that are named."""
 
 
 def write_diagnosis(
@@ -23,9 +23,8 @@ def write_diagnosis(
     Args:
         folder: of the training.
         model: with the gradients of the step.
-        micro_batches: of the step; they go into `batch.safetensors`, named `NUMBER/NAME`.
-        facts: what else is known; they go into `facts.json`, beside `parameters` and `gradients`, the names of those
-            that are not finite.
+        micro_batches: of the step; written to `batch.safetensors`, named `NUMBER/NAME`.
+        facts: other facts; written to `facts.json`, with the names of `parameters` and `gradients` that are not finite.
 
     Returns:
         The folder.
@@ -39,7 +38,7 @@ def write_diagnosis(
     }
     counts = {f"{kind}_not_finite": len(names) for kind, names in bad.items()}
     shown = {kind: names[:MOST_NAMED] for kind, names in bad.items()}
-    # JSON has no numbers that are not finite.
+    # JSON cannot represent numbers that are not finite.
     atomic.write_json(diagnosis / "facts.json", _as_text({**facts, **counts, **shown}))
     tensors = {
         f"{number}/{name}": value.contiguous()
@@ -53,7 +52,7 @@ def write_diagnosis(
 
 
 def _as_text(value: Any) -> Any:
-    """Numbers that are not finite as words: nan, inf, -inf."""
+    """Return the value with numbers that are not finite as words: nan, inf, -inf."""
     if isinstance(value, dict):
         return {key: _as_text(inner) for key, inner in value.items()}
     return str(value) if isinstance(value, float) and value - value != 0 else value

@@ -1,4 +1,4 @@
-"""What a launcher such as torchrun says in the environment: how many processes it started, and which one this is."""
+"""Environment variables of a launcher such as torchrun: how many processes it started, and which one this is."""
 
 import os
 import re
@@ -12,30 +12,30 @@ if TYPE_CHECKING:  # the command line asks whether there is a launcher before to
 
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What processes have to know to find one another."""
+"""Variables that processes need to connect."""
 
 
 def variables() -> Mapping[str, str]:
-    """The environment, with a launcher's variables by the names of torchrun also where Slurm's `srun` started this.
+    """Return the environment, with torchrun's variables also in a process that Slurm's `srun` started.
 
-    `srun` alone says the same in other words. A process that has `WORLD_SIZE` already keeps what it has: torchrun under
-    `srun` started it, or somebody who wants each process to work by itself.
+    `srun` has other names for them. If `WORLD_SIZE` is already set, the environment stays as it is: torchrun under
+    `srun` set it, or a user who wants each process to work alone.
     """
     return os.environ if "WORLD_SIZE" in os.environ or not _is_of_srun() else {**os.environ, **_of_srun(os.environ)}
 
 
 def _is_of_srun() -> bool:
-    """Whether this is one of several tasks of a job step; a script given to `sbatch` is no step."""
+    """Return whether this is one of several tasks of a job step; a script given to `sbatch` is not a step."""
     return os.environ.get("SLURM_STEP_NUM_TASKS", "1") not in ("", "0", "1")
 
 
 def _of_srun(slurm: Mapping[str, str]) -> dict[str, str]:
-    """Torchrun's variables from those of a task of a job step."""
+    """Return torchrun's variables from those of a task of a job step."""
     tasks = slurm["SLURM_STEP_NUM_TASKS"]
     own_machine = int(slurm.get("SLURM_NODEID") or 0)
     on_each = _tasks_of_machines(slurm.get("SLURM_STEP_TASKS_PER_NODE") or tasks)
     beside = on_each[own_machine] if own_machine < len(on_each) else int(tasks)
-    # Another port for each step of each job, below those that a system deals out by itself.
+    # A different port for each step of each job, below the range of ephemeral ports.
     port = 20_000 + (101 * int(slurm.get("SLURM_JOB_ID") or 0) + int(slurm.get("SLURM_STEP_ID") or 0)) % 10_000
     first = "127.0.0.1" if beside == int(tasks) else _first_machine(slurm.get("SLURM_STEP_NODELIST") or "")
     return {
@@ -46,21 +46,21 @@ def _of_srun(slurm: Mapping[str, str]) -> dict[str, str]:
 
 
 def _first_machine(machines: str) -> str:
-    """The first of a list as Slurm writes it: of `node[01-04,07],other` it is `node01`."""
+    """Return the first of a list as Slurm writes it: `node01` for `node[01-04,07],other`."""
     return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", machines).split(",")[0]
 
 
 def _tasks_of_machines(counts: str) -> list[int]:
-    """How many tasks each machine has, as Slurm writes it: `4(x2),3` are 4, 4 and 3."""
+    """Return the tasks of each machine from Slurm's notation: 4, 4 and 3 for `4(x2),3`."""
     found = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
     return [int(count) for count, times in found for _ in range(int(times or 1))]
 
 
 def world_size() -> int:
-    """How many processes a launcher has started for this command; 1 without one.
+    """Return how many processes a launcher has started for this command; 1 without a launcher.
 
     Raises:
-        UserError: the launcher's variable holds no number.
+        UserError: the launcher's variable is not a number.
     """
     value = variables().get("WORLD_SIZE") or "1"
     if not value.isdigit() or value == "0":
@@ -69,18 +69,18 @@ def world_size() -> int:
 
 
 def own_rank() -> int:
-    """The number of this process among those of the launcher; 0 without one."""
+    """Return the number of this process among those of the launcher; 0 without a launcher."""
     rank, world = variables().get("RANK") or "0", variables().get("WORLD_SIZE") or "1"
     return int(rank) if world != "1" and rank.isdigit() else 0
 
 
 def processes_here() -> int:
-    """How many processes the launcher has started on this machine; 1 without one."""
+    """Return how many processes the launcher has started on this machine; 1 without a launcher."""
     return int(variables().get("LOCAL_WORLD_SIZE") or 1)
 
 
 def adopt() -> None:
-    """Have the launcher's variables in the environment by the names that torch reads.
+    """Set the launcher's variables in the environment by the names that torch reads.
 
     Raises:
         UserError: one is missing.
@@ -94,10 +94,10 @@ def adopt() -> None:
 
 
 def refuse_several(what: str) -> None:
-    """Refuse a launcher for what one process does.
+    """Refuse to run in several processes something that one process does.
 
     Raises:
-        UserError: a launcher has started several.
+        UserError: a launcher has started several processes.
     """
     if world_size() > 1:
         found = f"{world_size()}, by {'srun' if 'WORLD_SIZE' not in os.environ else 'a launcher'}"
@@ -109,10 +109,10 @@ def refuse_several(what: str) -> None:
 
 
 def take_gpu(device: "torch.device") -> None:
-    """Each process on a machine takes the GPU of its number there; or the one that it sees, where Slurm shows it one.
+    """Use the GPU with this process's number on its machine; or the only one, if Slurm shows each process one GPU.
 
     Raises:
-        UserError: there are too few, or one was named for all processes.
+        UserError: there are too few GPUs, or the same one was named for all processes.
     """
     import torch
 
@@ -129,7 +129,7 @@ def take_gpu(device: "torch.device") -> None:
 
 
 def stay_on_this_machine() -> None:
-    """Connect over the loopback interface where all processes are here: the name of a machine need not be known."""
+    """Connect over the loopback interface if all processes are on this machine, whose name may not resolve."""
     is_here = os.environ["MASTER_ADDR"] in ("127.0.0.1", "localhost")
     is_here |= os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
     if is_here and "GLOO_SOCKET_IFNAME" not in os.environ:

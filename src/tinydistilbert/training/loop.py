@@ -1,7 +1,7 @@
 """The one training loop: accumulate, clip, schedule, precision, log, validate, checkpoint, resume.
 
-What is trained is described by `TrainingJob`. Every number of it is a pure function of the step, so a resumed training
-does the same as one that was never interrupted, and no sampler or random state exists that could be lost.
+`TrainingJob` describes what is trained. Every number of it is a pure function of the step, so a resumed training does
+the same as one that was never interrupted, and there is no sampler or random state that could be lost.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ from tinydistilbert.training.precision import Precision, autocast, onednn
 from tinydistilbert.training.step_numbers import StepNumbers
 
 MICRO_BATCHES = "micro-batches.json"
-"""Beside the checkpoints: how often the micro-batches were halved before the first step, for want of memory."""
+"""File beside the checkpoints: how often the micro-batches were halved before the first step, for lack of memory."""
 FLUSH_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
-"""Steps after which the host reads what was computed; to ask a GPU after each one would stop it each time."""
+"""Steps after which the host reads the metrics; reading them after each step would stall a GPU each time."""
 
 
 def train(
@@ -47,37 +47,37 @@ def train(
     folder: Path,
     label: str,
 ) -> float:
-    """Train `model` in place; returns the wall-clock seconds that it took, those before an interruption included.
+    """Train `model` in place, and return the wall-clock seconds that it took, including those before an interruption.
 
-    `folder` gets `log.jsonl` (a line each step and each validation; no clock in it, so that equal runs have equal logs)
-    and `checkpoints/`, which `atomic.unfinished` deletes when the folder is finished. When checkpoints are there, the
-    training goes on from the newest whole one.
+    `folder` gets `log.jsonl` (a line for each step and each validation, without times, so that equal runs have equal
+    logs) and `checkpoints/`, which `atomic.unfinished` deletes when the folder is finished. If there are checkpoints,
+    the training resumes from the newest valid one.
 
-    Micro-batches begin so small that they are estimated to fit (`job.memory`). When memory runs out in a step all the
-    same, the micro-batches are halved from that step on and the step is done again: it reads
-    the same examples, in smaller parts. A line in the log says so.
+    Micro-batches start at a size that is estimated to fit (`job.memory`). If memory still runs out in a step, the
+    micro-batches are halved from that step on and the step is repeated: it reads the same examples, in smaller parts. A
+    line in the log records it.
 
-    Several processes share the micro-batches of each step (`compute.ranks`); they are halved where a step has fewer
-    than there are processes. `folder` then counts in rank 0 alone.
+    Several processes share the micro-batches of each step (`compute.ranks`); the micro-batches are halved if a step has
+    fewer of them than there are processes. Only rank 0 uses `folder` then.
 
     Args:
-        model: what is trained.
-        job: on what and towards what.
+        model: the model to train.
+        job: the data and the objective.
         settings: AdamW and the schedule.
         compute: where, in which precision, and how often to save.
         seed: of the dropout.
         folder: of the log and the checkpoints.
-        label: what progress lines and errors call the training.
+        label: name of the training in progress lines and errors.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
-        KeyboardInterrupt: it came when the last step was done.
-        NonFiniteLoss: a loss or gradient is not finite; the step and the term are named, and `model` is as it was
-            before that step, though on a GPU it is noticed up to `FLUSH_EVERY` - 1 steps later. What led to it is in
+        KeyboardInterrupt: the signal came after the last step.
+        NonFiniteLoss: a loss or gradient is not finite; the error names step and term, and `model` is as it was before
+            that step, though on a GPU it is noticed up to `FLUSH_EVERY` - 1 steps later. Data for a diagnosis are in
             `folder/diagnosis`.
         OutOfMemory: even the smallest micro-batches do not fit.
         UserError: a step has fewer micro-batches than there are processes.
-        RankLost: one of the other processes has ended.
+        RankLost: another process has ended.
         DiskError: the disk is full or failing; the last checkpoint is whole.
     """
     ranks = compute.ranks
@@ -92,7 +92,7 @@ def train(
     state = checkpoint.share(found, model, optimizer, ranks) or checkpoint.State()
     loop = _Loop(
         model, job, settings, compute, seed, folder, label, name, optimizer, state,
-        # Lines after the checkpoint's belong to steps that are done again.
+        # Lines after the checkpoint's belong to steps that are repeated.
         log=atomic.Log(log, state.log_bytes if ranks.is_main else 0),
         progress=Progress(label, job.steps, done=state.step),
         precision=compute.chosen, tokens=state.tokens, oom_splits=state.oom_splits,
@@ -100,7 +100,7 @@ def train(
     )  # fmt: skip
     with loop.log, onednn(loop.precision), signals.deferred() as loop.stop:
         loop.run()
-    if loop.stop:  # since the last step was flushed: there is nothing left to save, but the command is to end
+    if loop.stop:  # requested after the last step was flushed: nothing is left to save, but the command must end
         raise KeyboardInterrupt
     model.eval()
     return loop.seconds
@@ -108,7 +108,7 @@ def train(
 
 @dataclass
 class _Loop:
-    """One training: where it is at, and how it goes on."""
+    """One training: its state, and the steps that continue it."""
 
     model: nn.Module
     job: TrainingJob
@@ -118,18 +118,18 @@ class _Loop:
     folder: Path
     label: str
     name: str
-    """Of the training; its checkpoints belong to no other."""
+    """Name of the training; its checkpoints belong to no other training."""
     optimizer: torch.optim.Optimizer
     resumed_from: checkpoint.State
     log: atomic.Log
     progress: Progress
     precision: Precision
     tokens: int
-    """Useful ones so far."""
+    """Useful tokens so far."""
     oom_splits: int
     """How often the micro-batches were halved so far."""
     failed: Tensor
-    """1 from the first step on whose gradient was not finite; on the device."""
+    """1 from the first step whose gradient was not finite; on the device."""
     pending: list[StepNumbers] = field(default_factory=list)
     """Steps whose numbers were not read yet."""
     stop: signals.Requests = field(default_factory=signals.Requests)
@@ -138,11 +138,11 @@ class _Loop:
 
     @property
     def seconds(self) -> float:
-        """That the training has taken so far, in this process and in earlier ones."""
+        """Seconds that the training has taken so far, in this process and in earlier ones."""
         return self.resumed_from.seconds + time.monotonic() - self.started
 
     def run(self) -> None:
-        """Every step that is left."""
+        """Run all remaining steps."""
         self.split_for_ranks()
         self.split_for_memory()
         self.validate(self.resumed_from.step)
@@ -155,14 +155,14 @@ class _Loop:
                 self.flush_metrics()
             if is_stopped:
                 self.checkpoint_and_exit(step + 1)
-            if is_due:  # before it is validated: who goes on from here validates first
+            if is_due:  # before the validation: a resumed training validates first
                 self.save(step + 1)
             self.validate(step + 1)
         self.flush_metrics()
-        self.log.sync()  # before anybody notes durably that the training is over
+        self.log.sync()  # before anything durable records that the training is over
 
     def split_for_ranks(self) -> None:
-        """Smaller micro-batches where there are fewer in a step than processes."""
+        """Halve the micro-batches if a step has fewer of them than there are processes."""
         splits = self.job.splits_for(self.compute.ranks.world, self.oom_splits)
         if splits > self.oom_splits:
             self.oom_splits = splits
@@ -171,10 +171,10 @@ class _Loop:
             say(f"{self.label}: {parts}, so that each of {self.compute.ranks.world} processes has one in every step")
 
     def split_for_memory(self) -> None:
-        """Smaller micro-batches where whole ones would not fit into `SHARE` of the memory that is free now.
+        """Halve the micro-batches if whole ones would not fit into `SHARE` of the memory that is free now.
 
-        It is decided once, and kept in the folder until it is finished: a training that is killed before its first
-        checkpoint and begun again, when another amount is free, has the same micro-batches and so the same dropout.
+        The decision is made once and kept in the folder until it is finished. So a training that is killed before its
+        first checkpoint and restarted with more or less free memory has the same micro-batches, and the same dropout.
         """
         memory, ranks = self.job.memory, self.compute.ranks
         if self.resumed_from.step or memory is None:
@@ -198,7 +198,7 @@ class _Loop:
             say(f"{self.label}: {why_smaller(self.oom_splits, needed(0), free)}")
 
     def update(self, step: int) -> None:
-        """One optimiser step."""
+        """Do one optimiser step."""
         sums, tokens = self.gradients(step)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm or float("inf"))
         first, phase = self.job.phase_at(step, self.settings.learning_rate)
@@ -209,9 +209,9 @@ class _Loop:
             self.optimizer.state.clear()  # of the phase before
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group[SCALE]
-        # GradScaler's protocol with fused optimisers, an attribute that torch's types do not know: where it is 1
-        # the update leaves everything as it is, so nobody has to wait for the answer. It stays 1: the steps until
-        # the metrics are flushed change nothing either.
+        # GradScaler's protocol with fused optimisers, an attribute missing in torch's types: if it is 1, the update
+        # changes nothing, so the host need not wait for the answer. It stays 1, so the steps until the metrics are
+        # flushed change nothing either.
         self.failed = torch.maximum(self.failed, (~torch.isfinite(norm)).float())
         self.optimizer.found_inf = self.failed  # type: ignore[attr-defined]
         self.optimizer.step()
@@ -220,7 +220,7 @@ class _Loop:
         self.pending.append(StepNumbers(step, sums, norm, self.job.term_weights(step), rate, self.tokens))
 
     def gradients(self, step: int) -> tuple[dict[str, Tensor], int]:
-        """Gradients of a step, in parts that fit into the memory; gives the terms' means and the useful tokens."""
+        """Compute the gradients of a step in parts that fit into memory; return the terms' means and useful tokens."""
         while True:
             done = None
             try:
@@ -228,17 +228,17 @@ class _Loop:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.job.keep_pace:  # the others are in the middle of what they cannot go on with alone
+                if self.job.keep_pace:  # the other processes cannot finish this step without this one
                     fix = "start more processes, or lower batch_size and raise gradient_accumulation_steps"
                     raise OutOfMemory(f"{self.label}: out of memory at step {step + 1}; {fix}") from error
-            # Out here, where the error and all that it holds on to are gone.
+            # Outside the `except`, where the error and the tensors that it references are freed.
             if self.all_reduce({} if done is None else done[0], is_out_of_memory=done is None):
                 assert done is not None, "in that process memory has not run out"
                 return done
             self.halve(step)
 
     def all_reduce(self, sums: dict[str, Tensor], *, is_out_of_memory: bool) -> bool:
-        """Sum what each process has of a step's gradients and means; False when memory ran out in one of them."""
+        """Sum a step's gradients and means over the processes; return False if memory ran out in one of them."""
         ranks = self.compute.ranks
         if ranks.world == 1:
             return not is_out_of_memory
@@ -248,18 +248,18 @@ class _Loop:
             return False
         used = [parameter for parameter, has in zip(trained, has_gradient, strict=True) if has]
         for parameter in used:
-            if parameter.grad is None:  # no micro-batch of this process reads it, or it has none in this step
+            if parameter.grad is None:  # no micro-batch of this process uses it, or it has no micro-batch
                 parameter.grad = torch.zeros_like(parameter)
         ranks.sum_([*(parameter.grad for parameter in used if parameter.grad is not None), *sums.values()])
         return True
 
     def accumulate(self, step: int) -> tuple[dict[str, Tensor], int]:
-        """Forward and backward passes of those of a step's micro-batches that this process has."""
+        """Run the forward and backward passes of this process's micro-batches of a step."""
         ranks = self.compute.ranks
         micro_batches, term_weights = self.job.micro_batches(step, self.oom_splits), self.job.term_weights(step)
         shares = self.job.token_shares(micro_batches)
         sums = {name: torch.zeros((), device=self.compute.device) for name in term_weights}
-        with autocast(self.compute.device, "fp32"):  # the outermost one keeps what those inside converted, for the step
+        with autocast(self.compute.device, "fp32"):  # the outermost autocast caches converted weights for the step
             numbered = [*enumerate(zip(micro_batches, shares, strict=True))]
             for index, (cpu_batch, share) in numbered[ranks.rank :: ranks.world]:
                 _seed(step_seed(self.seed, step, index), self.compute.device)
@@ -276,7 +276,7 @@ class _Loop:
         return sums, sum(self.job.tokens(batch) for batch in micro_batches)
 
     def halve(self, step: int) -> None:
-        """Smaller micro-batches from this step on.
+        """Halve the micro-batches from this step on.
 
         Raises:
             OutOfMemory: they cannot be smaller.
@@ -301,7 +301,7 @@ class _Loop:
         """Read the numbers of the pending steps, and log them.
 
         Raises:
-            NonFiniteLoss: a gradient was not finite; then neither that step nor one after it has changed anything.
+            NonFiniteLoss: a gradient was not finite; neither that step nor later ones have changed anything.
         """
         for item in self.pending:
             if not torch.isfinite(item.norm):
@@ -314,7 +314,7 @@ class _Loop:
         self.pending.clear()
 
     def diagnose(self, item: StepNumbers) -> NoReturn:
-        """Write down what led to numbers that are not finite, by doing the step's passes again.
+        """Write the data that led to numbers that are not finite, by repeating the step's passes.
 
         Raises:
             NonFiniteLoss: always.
@@ -335,12 +335,12 @@ class _Loop:
         raise NonFiniteLoss(f"step {item.step + 1}: {what} became infinite or not a number; {fix}")
 
     def validate(self, done: int) -> None:
-        """What is measured after so many steps, if anything is; a request to stop does not wait for its end."""
+        """Validate after so many steps, if due; a request to stop interrupts it."""
         if self.job.validate is None or done not in self.job.validate_after:
             return
         self.model.eval()
         try:
-            # Of several processes none may leave alone: the request is agreed on after the next step.
+            # With several processes none may leave alone: they agree on the request after the next step.
             with self.stop.raised() if self.compute.ranks.world == 1 else contextlib.nullcontext():
                 measured = self.job.validate(done)
         except KeyboardInterrupt:
@@ -353,7 +353,7 @@ class _Loop:
         self.progress.note(done, "validation", measured)
 
     def save(self, done: int) -> None:
-        """A checkpoint after so many steps, all of which are in the log; rank 0 writes it."""
+        """Save a checkpoint after so many steps, all of which are in the log; rank 0 writes it."""
         if not self.compute.ranks.is_main:
             self.last_save = time.monotonic()
             return
@@ -363,7 +363,7 @@ class _Loop:
         self.last_save = time.monotonic()
 
     def checkpoint_and_exit(self, done: int) -> NoReturn:
-        """A checkpoint, and out.
+        """Save a checkpoint and stop.
 
         Raises:
             Interrupted: always.
@@ -374,9 +374,9 @@ class _Loop:
 
 
 def _seed(seed: int, device: torch.device) -> None:
-    """Seed what is drawn on the device, and in any case on the CPU.
+    """Seed the random numbers of the device, and always those of the CPU.
 
-    Without a GPU `torch.manual_seed` keeps a stack trace for each kind of GPU that may come: a third of a millisecond.
+    Without a GPU, `torch.manual_seed` stores a stack trace for each kind of GPU, which takes a third of a millisecond.
     """
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
@@ -389,5 +389,5 @@ def _all_moved(batch: Batch, device: torch.device) -> Batch:
 
 
 def _moved(value: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; towards a GPU from pinned memory, so that the copy holds nothing up."""
+    """Return the tensor on the device; copies to a GPU are from pinned memory, so that they do not block."""
     return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)

@@ -1,4 +1,4 @@
-"""How much memory is free for a training, and micro-batches that fit into a share of it from the first step on."""
+"""The memory that is free for a training, and micro-batches that fit into a share of it from the first step on."""
 
 import os
 from collections.abc import Callable
@@ -12,22 +12,21 @@ from tinydistilbert.training.cores import group_folders
 from tinydistilbert.training.precision import Precision
 
 SHARE = 0.8
-"""Of the memory that is free when a training begins, what it plans with: an estimate is no measurement, and other
-programs need some too."""
+"""Share of the free memory that a training plans with: the estimate is not exact, and other programs need some too."""
 OPTIMIZER_BYTES = 12
-"""Of a parameter that is trained: its gradient and AdamW's two moments, beside the weight that is there already."""
+"""Bytes of a trained parameter in addition to its weight: its gradient and AdamW's two moments."""
 HELD, HALF = 1.6, 0.6
-"""What a process on a CPU takes by its tensors, for what was freed stays between them (`allocator.py`), and tensors in
-bf16 by those in fp32, for not all are: `benchmarks/step_memory.py` compares with them what processes grow by."""
+"""Memory of a CPU process relative to its tensors (freed memory stays in it, `allocator.py`), and of bf16 tensors
+relative to fp32 (not all tensors are bf16); `benchmarks/step_memory.py` compares them with the growth of processes."""
 _LIMITS = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Files of a control group of version 2 and 1, and the line of `memory.stat` with what can be dropped at once."""
+"""Files of a control group of version 2 and 1, and the line of `memory.stat` with memory that can be freed at once."""
 
 
 def free_bytes(device: torch.device) -> float:
-    """Bytes that this process can still take on the device; of a CPU, its share where a launcher started several."""
+    """Return the bytes that this process can still take on the device; on a CPU, a launcher's processes share them."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + cached)
@@ -37,40 +36,40 @@ def free_bytes(device: torch.device) -> float:
 
 
 def _free_in(folder: Path) -> float | None:
-    """What a control group may still take; None where it has no limit."""
+    """Return the bytes that a control group may still take; None if it has no limit."""
     for limit, used, droppable in _LIMITS:
         try:
             lines = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             taken = int((folder / used).read_text()) - int(lines.get(droppable, 0))
             return float(int((folder / limit).read_text()) - taken)
-        except (OSError, ValueError):  # not there, or `max`
+        except (OSError, ValueError):  # no such file, or `max`
             continue
     return None
 
 
 def taken(activations: float, device: torch.device, precision: Precision) -> float:
-    """Bytes that a training takes for so many of tensors in single precision."""
+    """Return the bytes that a training takes for so many bytes of tensors in single precision."""
     held = HELD if device.type == "cpu" else 1.0
     return activations * held * (HALF if precision == "bf16" else 1.0)
 
 
 def splits_that_fit(memory: Callable[[int], float], most: int, budget: float) -> int:
-    """How often micro-batches have to be halved to fit, at most `most` times.
+    """Return how often micro-batches have to be halved to fit, at most `most` times.
 
     Args:
         memory: bytes that a step takes after so many halvings.
         most: how often they can be halved.
-        budget: bytes that there are.
+        budget: bytes available.
     """
     return next((splits for splits in range(most) if memory(splits) <= budget), most)
 
 
 def why_smaller(splits: int, whole: float, free: float) -> str:
-    """That micro-batches are smaller than `batch_size`, and why, in words.
+    """Return a message that micro-batches are smaller than `batch_size`, and why.
 
     Args:
         splits: how often they are halved.
-        whole: bytes that a step would take without that.
+        whole: bytes that a step would take with whole micro-batches.
         free: bytes that are free.
     """
     return (

@@ -9,14 +9,14 @@ from torch import nn
 from tinydistilbert.recipe import schema
 
 SCALE = "learning_rate_scale"
-"""In a group of AdamW's parameters: its share of the learning rate."""
+"""Key in a parameter group of AdamW: its share of the learning rate."""
 _LAYER = re.compile(r".*\blayers?\.(\d+)\..*")
 
 
 def learning_rate_factor(step: int, steps: int, warmup_ratio: float, *, from_zero: bool = False) -> float:
-    """Share of the peak learning rate at `step` (from 0): linear warm-up from just above 0, then linear decay.
+    """Return the share of the peak learning rate at `step` (from 0): linear warm-up from just above 0, linear decay.
 
-    `from_zero` gives transformers' `get_linear_schedule_with_warmup`: 0 at the first step, and the peak after it later.
+    `from_zero` is transformers' `get_linear_schedule_with_warmup`: 0 at the first step, and a later peak.
     """
     warmup = int(steps * warmup_ratio)
     if step < warmup:
@@ -25,9 +25,10 @@ def learning_rate_factor(step: int, steps: int, warmup_ratio: float, *, from_zer
 
 
 def make_optimizer(model: nn.Module, settings: schema.Optimization, layer_decay: float = 1.0) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay on matrices only, not on biases and normalisation weights (as in BERT's own recipe).
+    """Return a fused AdamW; by default weight decay is on matrices only, not on biases and normalisation weights.
 
-    Each group has the learning rate's `SCALE` for its depth: see `layer_scales`.
+    That is BERT's recipe; `settings.decayed` can extend it to all. Each group has the `SCALE` of the learning rate for
+    its depth: see `layer_scales`.
     """
     decays_all, scales = settings.decayed == "all", layer_scales(model, layer_decay)
     groups: list[dict[str, Any]] = []
@@ -44,10 +45,10 @@ def make_optimizer(model: nn.Module, settings: schema.Optimization, layer_decay:
 
 
 def layer_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """The share of the learning rate that each parameter has, by its name.
+    """Return the share of the learning rate that each parameter has, by its name.
 
-    What lies above the layers has all of it, the last layer `layer_decay` of it, each layer that share of the layer
-    above, and the embeddings of the first layer.
+    Parameters above the layers have the full rate, the last layer `layer_decay` of it, each layer that share of the
+    layer above, and the embeddings that share of the first layer.
     """
     layers = {name: int(match[1]) for name, _ in model.named_parameters() if (match := _LAYER.fullmatch(name))}
     top = max(layers.values(), default=-1) + 2

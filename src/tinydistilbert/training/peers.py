@@ -1,4 +1,4 @@
-"""A process of the training that is gone, or does not answer: how the others notice it, and what they say."""
+"""How processes of a training notice that another one is gone or does not respond, and what they report."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ GONE = "a process of this training has ended, or has not answered for too long"
 
 @contextlib.contextmanager
 def peers_answer() -> Iterator[None]:
-    """Report that another process does not answer any more as what it is.
+    """Turn torch's errors about another process that no longer responds into `RankLost`.
 
     Raises:
-        RankLost: in place of torch's error.
+        RankLost: instead of torch's error.
     """
     try:
         yield
@@ -22,12 +22,12 @@ def peers_answer() -> Iterator[None]:
 
 
 def is_of_connection(error: BaseException) -> bool:
-    """Whether torch says that another process does not answer: also where torch itself asked (FSDP)."""
+    """Return whether the error means that another process does not respond, also in torch's own collectives (FSDP)."""
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo/" in str(error))
 
 
 def lost_message(why: str) -> str:
-    """Why nothing goes on, and how it does."""
+    """Return a message with the reason for the stop, and how to continue."""
     return f"{why}; what is finished and the last checkpoint are on the disk: the same command goes on from there"

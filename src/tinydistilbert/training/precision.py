@@ -1,4 +1,4 @@
-"""In which precision a training multiplies matrices: found by a probe, then kept, and set here alone."""
+"""The precision of a training's matrix products: found by a probe, then kept, and set only in this module."""
 
 import os
 import platform
@@ -15,33 +15,33 @@ from torch import Tensor, nn
 from tinydistilbert.errors import UserError
 
 Precision = Literal["fp32", "fp32-onednn", "bf16"]
-"""`fp32-onednn`: single precision by oneDNN in place of the CPU's default library, where that is MKL or OpenBLAS."""
+"""`fp32-onednn`: single precision by oneDNN instead of the CPU's default library, such as MKL or OpenBLAS."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Shape = tuple[int, int]
-"""Inner size and columns of a matrix product: those of a weight."""
+"""Inner size and columns of a matrix product, from the shape of a weight."""
 
 BF16_GAIN = 1.3
-"""bf16 rounds to three digits, so it has to be worth it: products are made in it from this gain in speed on."""
+"""Smallest gain in speed for which products are in bf16, because it rounds to three digits."""
 ONEDNN_GAIN = 1.15
-"""Below it two libraries are equally fast, as far as a fifth of a second can tell."""
+"""Smaller gains cannot be told from noise in a fifth of a second."""
 LARGEST_ERROR = 1e-6
-"""Of a product by oneDNN against float64, relative; on a CPU with AMX the same setting multiplies in bf16: 2e-3."""
+"""Largest relative error of a oneDNN product against float64; a CPU with AMX uses bf16 in this setting: 2e-3."""
 ROWS, PROBE_SECONDS = 256, 0.2
-"""Rows of the products of the probe, and the time that it is given; each precision is timed at least twice."""
+"""Rows of the probe's products, and its duration; each precision is timed at least twice."""
 LEAST_WIDTH = 128
-"""Narrower models are not probed: multiplying matrices is not what their training waits for."""
+"""Narrower models are not probed: matrix products are not the bottleneck of their training."""
 _CHECKED_ROWS = 32
 PREPARED, CAPACITY = 4096, "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 _OLD_CAPACITY = "DNNL_PRIMITIVE_CACHE_CAPACITY"
 
 
 def keep_prepared_products() -> None:
-    """Let oneDNN keep 4,096 prepared products instead of 1,024, unless its environment variable says how many.
+    """Let oneDNN cache 4,096 prepared products instead of 1,024, unless its environment variable is already set.
 
-    It prepares a product for each size that it meets, which takes time, and drops the oldest. A training meets
-    some 40 lengths of batches, times the weights of a layer and three passes, times the layers where these are pruned:
-    with 1,024 it prepared every product anew in every epoch (`benchmarks/prepared_products.py`). oneDNN reads the
-    variable at its first product in a process, which the probe may be.
+    oneDNN prepares a product for each new size, which takes time, and drops the oldest. A training has some 40 lengths
+    of batches, times the weights of a layer, times three passes, times the number of layers if these are pruned: with
+    1,024 it prepared every product again in every epoch (`benchmarks/prepared_products.py`). oneDNN reads the variable
+    at the first product of a process, which may be the probe's.
     """
     if _OLD_CAPACITY not in os.environ:
         os.environ.setdefault(CAPACITY, str(PREPARED))
@@ -51,13 +51,13 @@ keep_prepared_products()
 
 
 def prepares_products(device: torch.device, precision: Precision) -> bool:
-    """Whether products are oneDNN's, which prepares one for each size of its matrices."""
+    """Return whether products are oneDNN's, which prepares one for each size of its matrices."""
     return device.type == "cpu" and precision != "fp32"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a probe came to."""
+    """The result of a probe."""
 
     precision: Precision
     why: str
@@ -65,7 +65,7 @@ class Choice:
 
 
 def has_bf16_units() -> bool:
-    """Whether this CPU multiplies matrices in bf16 by instructions of its own; others are several times slower so."""
+    """Return whether this CPU has instructions for bf16 matrix products; without them bf16 is several times slower."""
     if not _has_onednn() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -77,7 +77,7 @@ def _has_onednn() -> bool:
 
 
 def is_possible(device: torch.device, precision: Precision) -> bool:
-    """Whether the device computes so."""
+    """Return whether the device supports the precision."""
     if precision == "bf16" and device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if precision == "bf16":
@@ -86,7 +86,7 @@ def is_possible(device: torch.device, precision: Precision) -> bool:
 
 
 def missing(device: torch.device, precision: Precision) -> tuple[str, str]:
-    """What would be needed for a precision that is not possible, and what there is: for an error."""
+    """Return, for an error, what a precision that is not possible would need, and what the device has."""
     if precision == "bf16":
         return "a device that multiplies in bf16", f"{device.type} without bf16 units"
     if device.type != "cpu":
@@ -98,10 +98,10 @@ def missing(device: torch.device, precision: Precision) -> tuple[str, str]:
 
 
 def chosen_precision(device: torch.device, wanted: str = "auto") -> Precision:
-    """The precision that is wanted; without a probe `auto` is bf16 on GPUs that have it, and fp32 elsewhere.
+    """Return the wanted precision, without a probe; `auto` is bf16 on GPUs that have it, and fp32 elsewhere.
 
     Raises:
-        UserError: the device does not compute so, or several times slower than in fp32.
+        UserError: the device does not support it, or is several times slower with it than in fp32.
     """
     if wanted == "auto":
         return "bf16" if device.type == "cuda" and is_possible(device, "bf16") else "fp32"
@@ -113,11 +113,11 @@ def chosen_precision(device: torch.device, wanted: str = "auto") -> Precision:
 
 
 def choose(device: torch.device, weights: Sequence[Shape]) -> Choice:
-    """The fastest precision for products with such weights on this device, where it is worth its error; see `decide`.
+    """Return the fastest precision for products with such weights on this device, if worth its error; see `decide`.
 
     Args:
-        device: where the training is going to compute; on a CPU with as many threads as torch uses now.
-        weights: inner size and columns of the model's matrices; none = the model is not to be probed.
+        device: where the training will compute; on a CPU, with as many threads as torch uses now.
+        weights: inner size and columns of the model's matrices; empty = do not probe.
     """
     if device.type != "cpu":
         precision = chosen_precision(device)
@@ -132,10 +132,10 @@ def choose(device: torch.device, weights: Sequence[Shape]) -> Choice:
 
 
 def decide(seconds: Mapping[Precision, float], error: float) -> Choice:
-    """bf16 where it is at least 1.3 times as fast as fp32, else oneDNN where that is faster and as exact, else fp32.
+    """Choose bf16 if it is at least 1.3 times as fast as fp32, else oneDNN if it is faster and as exact, else fp32.
 
     Args:
-        seconds: of the same products in each precision that is possible; fp32 is among them.
+        seconds: of the same products in each possible precision, including fp32.
         error: relative, of oneDNN's against float64.
     """
     gains = {name: seconds["fp32"] / each for name, each in seconds.items()}
@@ -152,7 +152,7 @@ def decide(seconds: Mapping[Precision, float], error: float) -> Choice:
 
 
 def library() -> str:
-    """The library that multiplies matrices in fp32 on CPUs, as torch was built."""
+    """Return the name of the library that this build of torch uses for fp32 matrix products on CPUs."""
     if torch._C.has_mkl:
         return "MKL"
     (blas,) = [part.split("=")[1] for part in torch.__config__.show().split(", ") if "BLAS_INFO=" in part] or ["BLAS"]
@@ -160,14 +160,14 @@ def library() -> str:
 
 
 def product_seconds(weights: Sequence[Shape], precisions: Sequence[Precision]) -> dict[Precision, float]:
-    """Seconds of the products of a forward and a backward pass through such weights, the least of several times.
+    """Return the seconds of the products of a forward and a backward pass with such weights, the best of several runs.
 
-    Of processor time, summed over the threads: what other processes do hardly changes it. The precisions take turns.
+    It measures processor time, summed over the threads, which other processes hardly change. The precisions take turns.
     """
     passes = {name: [_passes(shape, name) for shape in weights] for name in precisions}
     least: dict[Precision, list[float]] = {name: [float("inf")] * len(weights) for name in precisions}
     end, rounds = time.perf_counter() + PROBE_SECONDS, 0
-    while rounds < 3 or time.perf_counter() < end:  # the first round is not counted: it pays for what happens once
+    while rounds < 3 or time.perf_counter() < end:  # the first round is a warm-up
         for name in precisions:
             with onednn(name):
                 for index, run in enumerate(passes[name]):
@@ -180,7 +180,7 @@ def product_seconds(weights: Sequence[Shape], precisions: Sequence[Precision]) -
 
 
 def _passes(shape: Shape, precision: Precision) -> Callable[[], object]:
-    """The three products of one weight: its output, and the gradients by its input and by itself."""
+    """Return the three products of one weight: its output, and the gradients of its input and of itself."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     inner, columns = shape
     inputs, weight = torch.ones(ROWS, inner, dtype=dtype), torch.ones(columns, inner, dtype=dtype)
@@ -190,7 +190,7 @@ def _passes(shape: Shape, precision: Precision) -> Callable[[], object]:
 
 @cache
 def onednn_error(weights: tuple[Shape, ...]) -> float:
-    """Largest relative error of oneDNN's products with such weights against float64, in both passes."""
+    """Return the largest relative error of oneDNN's products with such weights against float64, in both passes."""
     if not _has_onednn():
         return float("inf")
     random = torch.Generator().manual_seed(0)
@@ -212,13 +212,13 @@ def _relative_error(found: Tensor, exact: Tensor) -> float:
 
 @contextmanager
 def onednn(precision: Precision) -> Iterator[None]:
-    """Inside the `with`, products of this process in fp32 are oneDNN's where the precision says so."""
+    """Inside the `with`, fp32 products of this process are oneDNN's if the precision is `fp32-onednn`."""
     if precision != "fp32-onednn":
         yield
         return
     products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = products.fp32_precision
-    # The setting permits rounding to bf16, which oneDNN makes use of with AMX alone: `onednn_error` finds out.
+    # The setting permits rounding to bf16, but oneDNN does that only with AMX: `onednn_error` detects it.
     products.fp32_precision = "bf16"
     try:
         yield
@@ -227,20 +227,20 @@ def onednn(precision: Precision) -> Iterator[None]:
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Torch's autocast, which does something in bf16 alone; for forward passes."""
+    """Return torch's autocast for forward passes; it has an effect only in bf16."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager
 def frozen(model: nn.Module | None, precision: Precision) -> Iterator[None]:
-    """Inside the `with`, a model that is not trained holds the matrices of its linear layers as they are multiplied.
+    """Inside the `with`, a model that is not trained holds its linear layers' matrices in the precision of products.
 
-    Autocast keeps what it has converted of trained weights only, and converts those of a teacher in every pass.
+    Autocast caches converted weights only if they are trained; it would convert a teacher's in every pass.
     """
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)] if model and precision == "bf16" else []
-    layers = [layer for layer in layers if type(layer.weight) is nn.Parameter]  # not a shard, which FSDP gathers
+    layers = [layer for layer in layers if type(layer.weight) is nn.Parameter]  # no shards: FSDP gathers them
     whole = [layer.weight for layer in layers]
-    for layer in layers:  # a new parameter: the old one may be tied to an embedding, which stays as it is
+    for layer in layers:  # a new parameter: the old one may be tied to an embedding, which must not change
         layer.weight = nn.Parameter(layer.weight.detach().bfloat16(), requires_grad=False)
     try:
         yield
@@ -251,6 +251,6 @@ def frozen(model: nn.Module | None, precision: Precision) -> Iterator[None]:
 
 @contextmanager
 def multiplying(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Inside the `with`, forward passes on the device are in this precision."""
+    """Inside the `with`, forward passes on the device use this precision."""
     with onednn(precision), autocast(device, precision):
         yield

@@ -1,8 +1,8 @@
-"""The processes that do one training together: which one this is, and what they agree on.
+"""The processes that do one training together: which one this is, and how they agree.
 
-A launcher such as torchrun starts them. Rank r of W computes every W-th micro-batch of a step, gradients and means are
-summed, and so W processes do what one does, up to rounding. Decisions are taken together, never by one of them alone.
-The first, rank 0, is the main one: it alone holds the run folder's lock, writes and prints.
+A launcher such as torchrun starts them. Rank r of W computes every W-th micro-batch of a step, and gradients and means
+are summed, so W processes compute the same as one, up to rounding. They decide everything together, never alone. Rank 0
+is the main process: only it holds the run folder's lock, writes and prints.
 """
 
 import contextlib
@@ -29,26 +29,26 @@ if TYPE_CHECKING:  # the command line asks whether there is a launcher before to
     from torch import Tensor
 
 START_MINUTES = 10.0
-"""Within which all processes have to be there."""
+"""Time within which all processes must connect."""
 STEP_MINUTES = 30.0
-"""For which one process waits for the others inside a training, at most."""
+"""Longest time that a process waits for the others inside a training."""
 WAIT_HOURS = 48.0
-"""For which the others wait for what rank 0 does alone, at most; when it dies they end at once."""
+"""Longest time that the others wait for work that rank 0 does alone; if it dies, they end at once."""
 LISTEN_SECONDS = 2.0
-"""For which another process than rank 0 waits for it to say what went wrong, before it says so itself."""
+"""Time that another process waits for rank 0 to report an error, before it reports the error itself."""
 PART_SECONDS = 10.0
-"""For which rank 0 stays until the others have noticed that it ends."""
+"""Longest time that rank 0 stays until the others have noticed that it ends."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together."""
+    """This process, as one of those that train together."""
 
     rank: int = 0
     world: int = 1
-    """How many they are."""
+    """Number of processes."""
     store: Any = field(default=None, repr=False, compare=False)
-    """Where they leave word for each other, a `torch.distributed.Store`; None where there is one process."""
+    """Where they leave messages for each other, a `torch.distributed.Store`; None with a single process."""
 
     @property
     def is_main(self) -> bool:
@@ -56,13 +56,13 @@ class Ranks:
         return self.rank == 0
 
     def sum_(self, tensors: Sequence["Tensor"]) -> None:
-        """Replace each tensor, of which every process has one of that shape, by its sum over the processes."""
+        """Replace each tensor by its sum over the processes, all of which have one of the same shape."""
         if self.world == 1 or not tensors:
             return
         import torch
         import torch.distributed as dist
 
-        # One message, however many tensors: what counts on a network is how often one waits.
+        # One message for all tensors: on a network the number of waits is what costs time.
         flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
         with peers_answer():
             dist.all_reduce(flat)
@@ -70,7 +70,7 @@ class Ranks:
             tensor.detach().copy_(summed.view(tensor.shape))
 
     def total(self, numbers: Iterable[float]) -> list[float]:
-        """The sum of each number over the processes."""
+        """Return the sum of each number over the processes."""
         values = list(numbers)
         if self.world == 1:
             return values
@@ -83,11 +83,11 @@ class Ranks:
         return [float(value) for value in summed]
 
     def agree(self, *flags: bool) -> list[bool]:
-        """For each flag whether it is true in any process: the answer is the same in all of them."""
+        """Return for each flag whether it is true in any process; all processes get the same answer."""
         return [count > 0 for count in self.total(map(float, flags))]
 
     def broadcast(self, value: Any, source: int = 0) -> Any:
-        """What one of them gives, rank 0 by default, in every process; anything that JSON can hold."""
+        """Return the value of one process, rank 0 by default, in every process; anything that JSON can represent."""
         if self.world == 1:
             return value
         import torch
@@ -102,7 +102,7 @@ class Ranks:
         return json.loads(bytes(content.tolist()))
 
     def broadcast_(self, tensors: Iterable["Tensor"]) -> None:
-        """Put rank 0's values into each tensor, in every process."""
+        """Copy rank 0's values into each tensor, in every process."""
         if self.world == 1:
             return
         import torch.distributed as dist
@@ -115,7 +115,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def unfinished(self, folder: Path, **facts: Any) -> Iterator[Path]:
-        """`atomic.unfinished` in the process that writes; in the others a folder that is thrown away."""
+        """Open `atomic.unfinished` in the process that writes; in the others a temporary folder."""
         if self.is_main:
             with atomic.unfinished(folder, **facts) as partial:
                 yield partial
@@ -125,7 +125,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def main_first(self, what: str) -> Iterator[None]:
-        """The body in rank 0, and when it is through there, in the others: for what only one may make, and all read."""
+        """Run the body in rank 0, then in the others: for files that one process makes and all read."""
         if not self.is_main:
             self.wait_for(what)
         yield
@@ -133,17 +133,17 @@ class Ranks:
             self.publish(what)
 
     def publish(self, what: str, value: Any = True) -> None:
-        """Leave a value for the others, who may be elsewhere and may never ask."""
+        """Leave a value for the other processes, without waiting for them to read it."""
         if self.world > 1:
             with peers_answer():
                 self.store.set(f"{_sessions}/{what}", json.dumps(value))
 
     def wait_for(self, what: str) -> Any:
-        """Wait for a value that rank 0 publishes; unlike the collectives it can be interrupted, and take hours.
+        """Wait for a value that rank 0 publishes; unlike the collectives, this can be interrupted, and can take hours.
 
         Raises:
-            ReportedElsewhere: another process ended with an error instead, which it has said.
-            RankLost: there is nobody to wait for.
+            ReportedElsewhere: another process ended with an error, which it has reported.
+            RankLost: rank 0 is gone, or did not publish in time.
         """
         key, pause, end = f"{_sessions}/{what}", 0.01, time.monotonic() + WAIT_HOURS * 3600
         with peers_answer():
@@ -157,13 +157,13 @@ class Ranks:
             return json.loads(self.store.get(key))
 
     def check_alike(self, facts: Mapping[str, str]) -> None:
-        """Refuse processes that are not to do the same, or not in the same way.
+        """Refuse processes with different commands or environments.
 
         Args:
-            facts: what must be alike in all of them, by the name that a user knows.
+            facts: values that must be equal in all processes, by names that the user knows.
 
         Raises:
-            UserError: something differs; rank 0 alone says so.
+            UserError: a value differs; only rank 0 reports it.
         """
         if self.world == 1:
             return
@@ -182,10 +182,10 @@ class Ranks:
         """Refuse two processes on one GPU, and GPUs that cannot reach one another, before anything is read.
 
         Args:
-            device: of all of them, as `check_alike` has found.
+            device: of all processes; `check_alike` has checked that it is the same.
 
         Raises:
-            UserError: it is so; one process says it.
+            UserError: the GPUs are shared or cannot connect; one process reports it.
         """
         if self.world == 1 or device.type != "cuda":
             return
@@ -208,10 +208,10 @@ class Ranks:
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
-        """One command of all processes: only rank 0 is heard in the body, and one process says what went wrong.
+        """Run one command in all processes: only rank 0 prints in the body, and one process reports an error.
 
         Raises:
-            ReportedElsewhere: another process has said it.
+            ReportedElsewhere: another process has reported the error.
         """
         global _sessions, _reports
         if self.world == 1:
@@ -232,7 +232,7 @@ class Ranks:
                 raise ReportedElsewhere from error
 
     def _end_together(self) -> None:
-        """Rank 0, with which the store may go, is the last to leave."""
+        """Let rank 0 leave last, because the store may end with it."""
         if self.is_main:
             self.publish("the end")
             self._wait_for_count(f"{_sessions}/at the end")
@@ -246,10 +246,10 @@ class Ranks:
             time.sleep(0.01)
 
     def _is_first_to_report(self) -> bool:
-        """Whether this process is the first that says what went wrong; rank 0 has the precedence."""
+        """Return whether this process is the first to report an error; rank 0 has precedence."""
         try:
             end = time.monotonic() + LISTEN_SECONDS
-            with contextlib.suppress(KeyboardInterrupt):  # the launcher ends whoever is left
+            with contextlib.suppress(KeyboardInterrupt):  # the launcher ends the remaining processes
                 while not self.is_main and not self.store.check([_LEFT]) and time.monotonic() < end:
                     time.sleep(0.02)
             return bool(self.store.add(_LEFT, 1) == 1)
@@ -258,7 +258,7 @@ class Ranks:
             return local == (1 if local == self.rank else 0)  # the first on this machine that is not rank 0
 
     def _disconnect(self) -> None:
-        """End the connections, so that whoever waits for this process notices."""
+        """End the connections, so that processes that wait for this one notice."""
         import torch.distributed as dist
 
         with contextlib.suppress(RuntimeError, ValueError, AssertionError, KeyboardInterrupt):
@@ -271,14 +271,14 @@ class Ranks:
 
 
 def _gpu_id() -> str:
-    """What no other GPU has."""
+    """Return an id that no other GPU has."""
     import torch
 
     return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
 
 
 def _abort_on_gpus() -> None:
-    """Give up what GPUs still wait for: NCCL would go on waiting for a process that is gone."""
+    """Abort pending GPU communication: NCCL would keep waiting for a process that is gone."""
     import torch
     import torch.distributed as dist
 
@@ -291,20 +291,19 @@ ALONE = Ranks()
 _LEFT = "left"
 _joined: Ranks | None = None
 _reports = False
-"""Whether this process was the first in which something went wrong."""
+"""Whether this process is the one that reports an error."""
 _sessions = 0
-"""Of this process so far; the same in all processes, for they do the same."""
+"""Number of sessions so far; the same in all processes, because they run the same commands."""
 
 
 def join(device: "torch.device") -> Ranks:
-    """This process among those that a launcher started, connected with the others; alone without a launcher.
+    """Connect this process with the others that a launcher started; without a launcher it is alone.
 
     Args:
-        device: where a training is going to compute; of several GPUs each process on a machine takes its own.
+        device: where a training will compute; with several GPUs, each process on a machine takes its own.
 
     Raises:
-        UserError: the launcher's variables or the devices are wrong.
-        RankLost: the others did not come.
+        UserError: the launcher's variables or the devices are wrong, or not all processes connect.
     """
     global _joined
     if world_size() == 1:
@@ -338,7 +337,7 @@ def _connected(device: "torch.device") -> Ranks:
             store=PrefixStore("collectives", store), rank=rank, world_size=world,
             timeout=timedelta(minutes=STEP_MINUTES),
         )  # fmt: skip
-        dist.all_reduce(torch.zeros(1))  # whether they can talk at all
+        dist.all_reduce(torch.zeros(1))  # test the connection
     except RuntimeError as error:
         why = str(error).split("\n", 1)[0][:200]
         problem = f"not all {world_size()} processes have started ({why})"
@@ -348,7 +347,7 @@ def _connected(device: "torch.device") -> Ranks:
 
 @contextlib.contextmanager
 def only_main_prints() -> Iterator[None]:
-    """In the body nothing is shown of the other processes of a launcher, and no callback gets their events."""
+    """In the body, silence a launcher's other processes: no output, and no events to callbacks."""
     if not own_rank():
         yield
         return
@@ -360,10 +359,10 @@ def only_main_prints() -> Iterator[None]:
 
 
 def is_to_report() -> bool:
-    """Whether it is for this process to say what went wrong: most mistakes are found by all, and one line is enough.
+    """Return whether this process should report an error: all processes find most errors, and one report is enough.
 
-    Before they are connected, another process than rank 0 gives the launcher time to end it: rank 0 may have found the
-    same.
+    Before the processes are connected, those other than rank 0 give the launcher time to end them, because rank 0 may
+    have found the same error.
     """
     if own_rank() and _joined is None:
         time.sleep(LISTEN_SECONDS)
@@ -371,8 +370,8 @@ def is_to_report() -> bool:
 
 
 class _NoOutput(io.TextIOBase):
-    """Takes any text and keeps none."""
+    """A stream that discards all text."""
 
     def write(self, text: str, /) -> int:
-        """Nothing is written."""
+        """Discard the text."""
         return len(text)

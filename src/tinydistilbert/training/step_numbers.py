@@ -1,4 +1,4 @@
-"""What a step of a training has computed, to be read when it is asked for, and its line in the log."""
+"""The numbers that a training step has computed, read only when needed, and its line in the log."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """A step whose numbers may still lie on the device."""
+    """A step whose numbers may still be on the device."""
 
     step: int
     sums: dict[str, Tensor]
@@ -18,11 +18,11 @@ class StepNumbers:
     tokens: int
 
     def values(self) -> dict[str, float]:
-        """The mean of each term; on a GPU this waits for it."""
+        """Return the mean of each term; on a GPU this waits for the device."""
         return {name: float(value) for name, value in self.sums.items()}
 
     def line(self) -> dict[str, float]:
-        """Its line in the log."""
+        """Return the step's line in the log."""
         terms = self.values()
         loss = sum(self.term_weights[name] * value for name, value in terms.items())
         line = {

@@ -1,7 +1,7 @@
 """ELMo's bidirectional language model (Peters et al. 2018, arXiv 1802.05365): characters to words to two LSTM layers.
 
 As in AllenNLP, with one difference: no state is carried over from one batch to the next, so that the output for a text
-depends on that text alone.
+depends only on that text.
 """
 
 import numpy as np
@@ -19,8 +19,8 @@ FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 class ElmoConfig(PretrainedConfig):  # type: ignore[misc]
     """The shape of an ELMo and of the task model around it; the defaults are the published model's.
 
-    The first group is the language model's (Peters et al. 2018, the file `elmo_2x4096_512_2048cnn_2xhighway`), the
-    second the task model's of the GLUE baseline (Wang et al. 2018, and its released code).
+    The first group describes the language model (Peters et al. 2018, the file `elmo_2x4096_512_2048cnn_2xhighway`), the
+    second the task model of the GLUE baseline (Wang et al. 2018, and its released code).
     """
 
     model_type = "elmo"
@@ -38,7 +38,7 @@ class ElmoConfig(PretrainedConfig):  # type: ignore[misc]
     projection_clip: float = 3.0
 
     freeze_encoder: bool = True
-    """Whether the language model is not trained in fine-tuning; the weights of its mixture are always trained."""
+    """Whether fine-tuning leaves the language model as it is; the weights of its mixture are always trained."""
     hidden_size: int = 3000
     """Width of the BiLSTM over the mixture, both directions together."""
     sentence_layers: int = 2
@@ -53,7 +53,7 @@ class ElmoConfig(PretrainedConfig):  # type: ignore[misc]
 
 
 def reversed_texts(values: Float[Tensor, "texts length width"], lengths: Int64[Tensor, " texts"]) -> Tensor:
-    """Each text from its end to its beginning; padding after the end is not moved."""
+    """Return each text from its end to its beginning; padding after the end is not moved."""
     positions = torch.arange(values.shape[1], device=values.device).expand(values.shape[:2])
     mirrored = torch.where(positions < lengths[:, None], lengths[:, None] - 1 - positions, positions)
     return values.gather(1, mirrored[..., None].expand_as(values))
@@ -72,9 +72,9 @@ class CharacterEncoder(nn.Module):
         self.projection = nn.Linear(width, config.projection_size)
 
     def forward(self, words: Int64[Tensor, "words characters"]) -> Float[Tensor, "words width"]:
-        """The vector of each word, without its context."""
-        # Filters also read the filling. After the longest word one window of filling for each width is enough: more of
-        # them give the same value, which changes no maximum.
+        """Return the vector of each word, without its context."""
+        # Filters also read the filling. After the longest word one window of filling for each width is enough: further
+        # windows have the same value, which changes no maximum.
         longest = int((words != FILLING).sum(-1).max())
         characters = self.embedding(words[:, : longest + self.widest]).transpose(1, 2)
         features = torch.cat([convolution(characters).amax(-1) for convolution in self.convolutions], dim=-1).relu()
@@ -99,7 +99,7 @@ class ProjectedLstm(nn.Module):
         self.cell_clip, self.projection_clip = config.cell_clip, config.projection_clip
 
     def forward(self, inputs: Float[Tensor, "texts length width"]) -> Float[Tensor, "texts length width"]:
-        """The outputs from the first position to the last; padding after the end of a text changes none before it."""
+        """Return the outputs of all positions; padding after the end of a text changes no output before it."""
         state = inputs.new_zeros(len(inputs), self.recurrent.in_features)
         cell = inputs.new_zeros(len(inputs), self.projection.in_features)
         outputs = []
@@ -127,7 +127,7 @@ class BiLanguageModel(nn.Module):
     def forward(
         self, words: Int64[Tensor, "texts length characters"], lengths: Int64[Tensor, " texts"]
     ) -> list[Float[Tensor, "texts length twice"]]:
-        """The words and the outputs of each layer, forward and backward concatenated; meaningless at padding.
+        """Return the words and the outputs of each layer, forward and backward concatenated; meaningless at padding.
 
         Args:
             words: character ids.
@@ -145,7 +145,7 @@ class BiLanguageModel(nn.Module):
     def _with_boundaries(
         self, words: Int64[Tensor, "texts length characters"], lengths: Int64[Tensor, " texts"]
     ) -> Float[Tensor, "texts longer width"]:
-        """The vectors of `<S>`, of the words and of `</S>`; then zeros."""
+        """Return the vectors of `<S>`, of the words and of `</S>`; then zeros."""
         marks = np.stack([spelled([mark]) for mark in (BEGIN_OF_SENTENCE, END_OF_SENTENCE)])
         is_word = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
         vectors = self.words(torch.cat([torch.from_numpy(marks).to(words), words[is_word]]))
@@ -167,9 +167,9 @@ class SentenceEncoder(nn.Module):
     def forward(
         self, values: Float[Tensor, "texts length size"], lengths: Int64[Tensor, " texts"]
     ) -> Float[Tensor, "texts length width"]:
-        """The last layer's outputs, forward and backward concatenated; zeros at padding."""
-        # Packed even without padding: oneDNN, which torch uses for plain tensors on a CPU, reorders the weights in
-        # every call, which takes longer than the LSTM itself for texts as short as sentences.
+        """Return the last layer's outputs, forward and backward concatenated; zeros at padding."""
+        # Packed even without padding: for plain tensors on a CPU torch uses oneDNN, which reorders the weights in every
+        # call. For texts as short as sentences that takes longer than the LSTM itself.
         packed = pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
         outputs, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=values.shape[1])
         return outputs

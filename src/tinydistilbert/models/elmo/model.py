@@ -1,7 +1,7 @@
 """ELMo as a transformers model: the language model, the BiLSTM of the GLUE baseline over it, and its heads.
 
-Importing this module registers ELMo with transformers' Auto classes. What is uncertain about the baseline, and where
-its 180 M parameters are, is in docs/explanation/elmo.md.
+Importing this module registers ELMo with transformers' Auto classes. docs/explanation/elmo.md explains what is
+uncertain about the baseline, and where its 180 M parameters are.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Texts:
 
     @classmethod
     def of(cls, members: Bool[Tensor, "batch two length"]) -> "Texts":
-        """From the masks of first and second texts; the words of a text are contiguous."""
+        """Return the texts from the masks of first and second texts; the words of a text are contiguous."""
         lengths = members.sum(-1)
         has_words = lengths > 0
         starts, lengths = members.int().argmax(-1)[has_words], lengths[has_words]
@@ -52,11 +52,11 @@ class Texts:
         return cls(lengths, has_words.nonzero()[:, 0], positions, is_word)
 
     def out_of(self, batch: Tensor) -> Tensor:
-        """The values of each text, (texts, length, …), from (batch, length, …)."""
+        """Return the values of each text, (texts, length, …), from (batch, length, …)."""
         return batch[self.rows[:, None], self.positions]
 
     def back_into(self, batch: Tensor, values: Float[Tensor, "texts length width"]) -> Tensor:
-        """The values at the positions of their words in `batch`, (batch, length, width); zeros elsewhere."""
+        """Return the values at the positions of their words in `batch`, (batch, length, width); zeros elsewhere."""
         rows = self.rows[:, None].expand_as(self.positions)[self.is_word]
         zeros = values.new_zeros(*batch.shape[:2], values.shape[-1])
         return zeros.index_put((rows, self.positions[self.is_word]), values[self.is_word])
@@ -65,7 +65,7 @@ class Texts:
 def members(
     input_ids: Int64[Tensor, "batch length characters"], attention_mask: Tensor | None, token_type_ids: Tensor | None
 ) -> Bool[Tensor, "batch two length"]:
-    """Masks of the words of the first and of the second texts; without a mask, all words with characters count."""
+    """Return masks of the words of first and of second texts; without a mask, all words with characters count."""
     counted = input_ids.any(-1) if attention_mask is None else attention_mask.bool()
     second = torch.zeros_like(counted) if token_type_ids is None else token_type_ids.bool()
     return torch.stack([counted & ~second, counted & second], dim=1)
@@ -80,7 +80,7 @@ class ScalarMix(nn.Module):
         self.gamma = nn.Parameter(torch.ones(1))
 
     def forward(self, layers: Sequence[Float[Tensor, "texts length width"]]) -> Float[Tensor, "texts length width"]:
-        """The mixture."""
+        """Return the mixture of the layers."""
         return self.gamma * torch.einsum("l,l...->...", self.weights.softmax(0), torch.stack(list(layers)))
 
 
@@ -92,7 +92,7 @@ class ElmoPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Uniform in ± 1 / sqrt(inputs), as in torch; character embeddings in ± 1, as in ELMo's published code."""
+        """Draw uniformly in ± 1 / sqrt(inputs), as torch; character embeddings in ± 1, as ELMo's published code."""
         if isinstance(module, ScalarMix):
             init.zeros_(module.weights)
             init.ones_(module.gamma)
@@ -116,7 +116,7 @@ class ElmoModel(ElmoPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The character embeddings."""
+        """Return the character embeddings."""
         return self.bilm.words.embedding
 
     def forward(
@@ -126,7 +126,7 @@ class ElmoModel(ElmoPreTrainedModel):
         token_type_ids: Int64[Tensor, "batch length"] | None = None,
         **_: Any,
     ) -> BaseModelOutput:
-        """`last_hidden_state` (batch, length, hidden); the texts of a pair do not influence each other; 0 at padding.
+        """Return `last_hidden_state` (batch, length, hidden), 0 at padding; the texts of a pair are independent.
 
         Args:
             input_ids: the words' character ids.
@@ -154,7 +154,7 @@ class PairReader(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "batch length hidden"], members: Bool[Tensor, "batch two length"]
     ) -> Float[Tensor, "batch length width"]:
-        """The words; in single texts the attention output is 0."""
+        """Return the words with their attention output; in single texts that output is 0."""
         if self.attends:
             first, second = members.unbind(1)
             others = (first[:, :, None] & second[:, None]) | (second[:, :, None] & first[:, None])
@@ -180,7 +180,7 @@ class ClassificationHead(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "batch length hidden"], members: Bool[Tensor, "batch two length"]
     ) -> Float[Tensor, "batch classes"]:
-        """Logits."""
+        """Return the logits."""
         words = self.pair(hidden, members)
         u, v = (
             words.masked_fill(~mask[..., None], -torch.inf).amax(1).where(mask.any(1, keepdim=True), 0.0)
@@ -202,7 +202,7 @@ class SpanHead(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "batch length hidden"], members: Bool[Tensor, "batch two length"]
     ) -> Float[Tensor, "batch length two"]:
-        """Logits."""
+        """Return the logits."""
         logits: Tensor = self.ends(self.pair(hidden, members))
         return logits
 
@@ -224,7 +224,7 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
         labels: Tensor | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """`logits` (batch, classes), and with `labels` the `loss`; the inputs as of `ElmoModel`."""
+        """Return `logits` (batch, classes), and with `labels` the `loss`; inputs as in `ElmoModel`."""
         hidden = self.elmo(input_ids, attention_mask, token_type_ids).last_hidden_state
         logits = self.head(hidden, members(input_ids, attention_mask, token_type_ids))
         loss = None
@@ -251,7 +251,7 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
         token_type_ids: Int64[Tensor, "batch length"] | None = None,
         **_: Any,
     ) -> QuestionAnsweringModelOutput:
-        """`start_logits` and `end_logits` (batch, length); the inputs as of `ElmoModel`."""
+        """Return `start_logits` and `end_logits` (batch, length); inputs as in `ElmoModel`."""
         hidden = self.elmo(input_ids, attention_mask, token_type_ids).last_hidden_state
         start, end = self.head(hidden, members(input_ids, attention_mask, token_type_ids)).unbind(-1)
         return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
@@ -269,5 +269,5 @@ AutoTokenizer.register(ElmoConfig, tokenizer_class=ElmoTokenizer)
 
 
 def elmo_architecture() -> tuple[ElmoForSequenceClassification, ElmoTokenizer]:
-    """A model of the published size with random weights and one output, and its tokenizer; 0.8 GB of memory."""
+    """Return a model of the published size with random weights and one output, and its tokenizer; takes 0.8 GB."""
     return ElmoForSequenceClassification(ElmoConfig.from_dict({"num_labels": 1})).eval(), elmo_tokenizer()

@@ -1,7 +1,6 @@
-"""ELMo's published weights, the HDF5 file and the options file that AllenNLP distributes, as a model folder.
+"""Convert ELMo's published weights, AllenNLP's HDF5 file and options file, to a model folder.
 
-The file was written by TensorFlow (`bilm-tf`), so matrices are transposed, and the gates of an LSTM are in another
-order.
+TensorFlow (`bilm-tf`) wrote the file, so matrices are transposed, and the gates of an LSTM are in another order.
 """
 
 import json
@@ -25,7 +24,7 @@ FIX = "give the weights and the options of one model, as they were downloaded"
 
 
 def write_published(weights: Path, options: Path, output: Path) -> None:
-    """Make the model folder `output` from published weights: an encoder for fine-tuning, without a task model.
+    """Write the model folder `output` from published weights: an encoder for fine-tuning, without a task model.
 
     Args:
         weights: `elmo_2x4096_512_2048cnn_2xhighway_weights.hdf5`, or another model's.
@@ -44,10 +43,10 @@ def write_published(weights: Path, options: Path, output: Path) -> None:
 
 
 def load_published(weights: Path, options: Path) -> BiLanguageModel:
-    """The published language model.
+    """Return the published language model.
 
     Raises:
-        UserError: as `write_published`.
+        UserError: as in `write_published`.
     """
     config = read_options(options)
     state = _published_state(weights, config)
@@ -64,10 +63,10 @@ def _published_state(weights: Path, config: ElmoConfig) -> dict[str, Tensor]:
 
 
 def read_options(path: Path) -> ElmoConfig:
-    """The shape of the model.
+    """Return the shape of the model.
 
     Raises:
-        UserError: the file is no options file of ELMo, or the model is of a kind that was never published.
+        UserError: the file is not an options file of ELMo, or the model is of a kind that was never published.
     """
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
@@ -93,7 +92,7 @@ def read_options(path: Path) -> ElmoConfig:
 
 
 def _read(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Every array of the file by its full name."""
+    """Return every array of the file by its full name."""
     h5py = require("h5py", extra="elmo")
     arrays: dict[str, NDArray[np.float32]] = {}
 
@@ -132,7 +131,7 @@ class _Arrays:
 
 
 def _language_model(arrays: _Arrays, config: ElmoConfig) -> dict[str, Tensor]:
-    """The state of a `BiLanguageModel` of that shape."""
+    """Return the state of a `BiLanguageModel` of this shape."""
     size, width, cell = config.character_size, config.projection_size, config.cell_size
     filters = sum(count for _, count in config.filters)
     characters_table = arrays.take("char_embed", config.vocab_size - 1, size)  # without row 0, of padding
@@ -155,7 +154,7 @@ def _language_model(arrays: _Arrays, config: ElmoConfig) -> dict[str, Tensor]:
 
 
 def _lstm(arrays: _Arrays, prefix: str, width: int, cell: int) -> dict[str, NDArray[np.float32]]:
-    """One direction of one layer; the 1 that TensorFlow adds to the forget gate's bias at run time is added here."""
+    """Return one direction of a layer, with the 1 that TensorFlow adds to the forget gate's bias at run time."""
     weight = _gates(arrays.take(f"{prefix}/W_0", 2 * width, 4 * cell))
     bias = _gates(arrays.take(f"{prefix}/B", 4 * cell))
     bias[cell : 2 * cell] += 1
@@ -166,6 +165,6 @@ def _lstm(arrays: _Arrays, prefix: str, width: int, cell: int) -> dict[str, NDAr
 
 
 def _gates(columns: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Columns in TensorFlow's order (input, cell, forget, output) in torch's order (input, forget, cell, output)."""
+    """Reorder columns from TensorFlow's (input, cell, forget, output) to torch's (input, forget, cell, output)."""
     input_gate, cell, forget_gate, output_gate = np.split(columns, 4, axis=-1)
     return np.concatenate([input_gate, forget_gate, cell, output_gate], axis=-1)

@@ -1,7 +1,7 @@
-"""ELMo's input: words, each as fifty character ids, in AllenNLP's numbering (that of its `ELMoCharacterMapper`).
+"""ELMo's input: words, each as fifty character ids, numbered as in AllenNLP's `ELMoCharacterMapper`.
 
-A word is its UTF-8 bytes between two marks, filled up to fifty. Ids are one higher than bytes, so that 0 is free for
-padding. The models add the boundaries of a sentence themselves.
+A word is its UTF-8 bytes between two marks, filled up to fifty. Ids are bytes plus 1, so that 0 is free for padding.
+The models add the sentence boundaries themselves.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,11 +26,11 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-"""Special tokens, because encoders have them. None is added to a text, and only the id of the first, 0, is used."""
+"""Special tokens, because encoders need some. None is added to a text, and only the id of the first, 0, is used."""
 
 
 def spelled(ids: Iterable[int]) -> NDArray[np.int16]:
-    """(50,) the character ids of a word: `ids` between the marks, and filling."""
+    """Return the (50,) character ids of a word: `ids` between the marks, and filling."""
     inner = list(ids)[: WORD_LENGTH - 2]
     word = np.full(WORD_LENGTH, FILLING, dtype=np.int16)
     word[: len(inner) + 2] = [BEGIN_OF_WORD, *inner, END_OF_WORD]
@@ -39,14 +39,14 @@ def spelled(ids: Iterable[int]) -> NDArray[np.int16]:
 
 @lru_cache(maxsize=100_000)
 def word_ids(word: str) -> NDArray[np.int16]:
-    """(50,) the character ids of a word, read-only."""
+    """Return the (50,) character ids of a word, read-only."""
     ids = spelled(byte + 1 for byte in word.encode("utf-8", "ignore"))
     ids.setflags(write=False)
     return ids
 
 
 def _row(encoding: Encoding, texts: Sequence[str]) -> NDArray[np.int16]:
-    """(length, 50) the words of one input; padding is 0. A text without words is read as one empty word."""
+    """Return the (length, 50) words of one input; padding is 0. A text without words is read as one empty word."""
     spans = zip(encoding.sequence_ids, encoding.offsets, strict=True)
     padding = np.zeros(WORD_LENGTH, dtype=np.int16)
     rows = [padding if text is None else word_ids(texts[text][begin:end]) for text, (begin, end) in spans]
@@ -54,13 +54,13 @@ def _row(encoding: Encoding, texts: Sequence[str]) -> NDArray[np.int16]:
 
 
 class ElmoTokenizer(PreTrainedTokenizerFast):  # type: ignore[misc]
-    """Words and punctuation marks, cased; called like every fast tokenizer, but `input_ids` are (length, 50) a row.
+    """Words and punctuation marks, cased; called like other fast tokenizers, but `input_ids` are (length, 50) per row.
 
     Offsets, truncation, overlapping windows and token types refer to words. Made by `elmo_tokenizer`.
     """
 
     only_by_call = True
-    """Its Rust tokenizer alone does not make the model's inputs."""
+    """Its Rust tokenizer alone cannot make the model's inputs."""
     model_input_names = ("input_ids", "attention_mask", "token_type_ids")
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **settings: Any) -> BatchEncoding:
@@ -88,7 +88,7 @@ class ElmoTokenizer(PreTrainedTokenizerFast):  # type: ignore[misc]
 
 
 def elmo_tokenizer() -> ElmoTokenizer:
-    """The tokenizer of all ELMo models; nothing in it depends on training data."""
+    """Return the tokenizer of all ELMo models; it does not depend on training data."""
     vocabulary = {token: index for index, token in enumerate(SPECIAL.values())}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
