@@ -1,5 +1,6 @@
 """What is ELECTRA's and MPNet's own: embeddings of another width, the discriminator, and a bias by distance."""
 
+import json
 from pathlib import Path
 
 import pytest

@@ -18,6 +18,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models import hub as hub_module
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
 from tinydistilbert.models.teacher import load_teacher
+from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.pipeline import run
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe import schema, toml
@@ -180,6 +181,11 @@ def test_a_folder_is_taken_before_a_hub_model_of_its_name(
 ) -> None:
     monkeypatch.chdir(folder.parent)
     assert hub_module.local_folder("model", None, ("config.json",)) == Path("model")
+    assert network.asked == network.downloaded == []
+
+
+def test_offline_is_the_encoder_of_the_wheel_and_no_name_of_the_hub(network: Network) -> None:
+    assert hub_module.local_folder(schema.OFFLINE_TEACHER, None, ("config.json",)) == wheel_folder()
     assert network.asked == network.downloaded == []
 
 

@@ -16,6 +16,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     GPT2Config,
+    MPNetConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -97,6 +98,10 @@ WRONG_MODELS: dict[str, tuple[Head, Callable[[Path], object], str]] = {
         "masked-lm", lambda folder: ElmoConfig().save_pretrained(folder),
         "model {}: ELMo is not a masked language model; "
         "fine-tune it instead (finetune.model), or use another teacher",
+    ),
+    "ELMo for words": (
+        "token-classification", lambda folder: ElmoConfig().save_pretrained(folder),
+        "model {}: ELMo has no head that tags words here; take a transformer",
     ),
     "a pickle": (
         "masked-lm", a_pickle,
@@ -314,6 +319,27 @@ def test_a_trained_model_has_its_whole_head(folder: Path, tokenizer: PreTrainedT
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in trained.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("saved", "asked", "architectures"),
+    [
+        ("classification", "token-classification", ["BertForSequenceClassification"]),
+        ("token-classification", "classification", ["BertForTokenClassification"]),
+        ("classification", "token-classification", None),
+    ],
+)
+def test_heads_for_texts_and_for_words_are_not_mistaken_for_each_other(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, saved: Head, asked: Head, architectures: list[str] | None
+) -> None:
+    save_model(tiny.model(head=saved, **tiny.WIDER), tokenizer, folder)
+    assert load_model(folder, saved, require_head=True).config.architectures
+    put(folder / "config.json", architectures=architectures)
+    with pytest.raises(UserError) as error:
+        load_model(folder, asked, require_head=True)
+    found = "no architecture" if architectures is None else architectures[0]
+    line = f"expected a model with the head of {asked}, found {found}; give a model of that kind"
+    assert str(error.value) == f"model {folder}: {line}"
+
+
 def test_weights_of_any_precision_are_read_as_single(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     half = tiny.model(**tiny.WIDER).to(torch.bfloat16)
     save_model(half, tokenizer, folder)
@@ -412,6 +438,14 @@ def test_a_lost_file_that_a_tokenizer_can_do_without_is_missed_all_the_same(fold
         load_tokenizer(folder)
 
 
+def test_a_model_whose_weights_were_given_up_is_told_with_its_folder(folder: Path) -> None:
+    atomic.write_manifest(folder)
+    atomic.release(folder, ["config.json"])
+    with pytest.raises(UserError) as error:
+        load_config(folder)
+    assert error.value.where == str(folder) and f"delete {folder} and " in error.value.fix
+
+
 def test_an_index_that_was_added_later_is_refused(folder: Path) -> None:
     atomic.write_manifest(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
@@ -478,6 +512,7 @@ def test_dropout_that_modernbert_had_left_out_is_in_the_mode_of_its_model(
         (RobertaConfig(max_position_embeddings=514, pad_token_id=1), 512),
         (RobertaConfig(max_position_embeddings=40, pad_token_id=5), 34),
         (XLMRobertaConfig(max_position_embeddings=514, pad_token_id=1), 512),
+        (MPNetConfig(max_position_embeddings=40, pad_token_id=5), 38),
         (ElmoConfig(), sys.maxsize),
     ],
 )

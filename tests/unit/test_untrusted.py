@@ -458,6 +458,16 @@ AGAIN = "download the model again"
             for pickle in ("pytorch_model.bin", "pytorch_model.bin.index.json")
         ),
         (
+            ["onnx/model.onnx", "onnx/model_quantized.onnx"], {},
+            "expected a complete safetensors model, found an exported one (onnx/model.onnx), which answers, "
+            "and neither teaches nor learns; give the model that it was made from, or its teacher",
+        ),
+        (
+            ["onnx/model.onnx"], PICKLED,
+            "expected weights in pytorch_model.bin, found no pytorch_model.bin; "
+            "put pytorch_model.bin beside config.json",
+        ),
+        (
             ["model.safetensors"], PICKLED,
             "expected weights in pytorch_model.bin, found no pytorch_model.bin; "
             "put pytorch_model.bin beside config.json",
@@ -472,6 +482,7 @@ def test_what_is_there_instead_of_weights_is_told(
     present: list[str], kind: dict[str, str], line: str, tmp_path: Path
 ) -> None:
     for name in present:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
     assert refused(untrusted.weight_files, tmp_path, "m", **kind) == f"model m: {line}"
 
