@@ -318,7 +318,10 @@ def test_more_processes_than_examples_of_a_step_are_refused_with_the_numbers(ben
     arguments = ["adapt", str(bench.inputs.recipe("tiny")), "--output", str(tmp_path / "run")]
     children = bench.command(2, *arguments, "--adapt.optimization.batch_size=1")
     assert [child.wait() for child in children] == [2, 1]
-    assert len(spoken(children, "at most 1 processes: a step of adapt")) == 1 and not (tmp_path / "run").exists()
+    assert (
+        len(spoken(children, "2 processes, but a step of adapt has only 1 example")) == 1
+        and not (tmp_path / "run").exists()
+    )
 
 
 def test_what_one_process_does_is_refused_under_a_launcher(bench: Bench, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_compressed_and_what_was_missed_is_said(made: tuple[TaskModel, TaskModel
     [
         ({"train": [{"text": f"a {n}", "label": "x"} for n in range(30)]}, ["two classes"]),
         ({"label": "starz"}, ["starz", "did you mean 'stars'"]),
-        ({"validation": [{"review": "a", "stars": "odd"}]}, ["a class that training knows", "odd"]),
+        ({"validation": [{"review": "a", "stars": "odd"}]}, ["a class of the train split", "odd"]),
         ({"model": "/no/such/folder"}, ["/no/such/folder"]),
         ({"train": "/no/such/file.csv"}, ["/no/such/file.csv"]),
     ],

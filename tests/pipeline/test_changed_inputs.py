@@ -235,4 +235,4 @@ def test_data_that_is_gone_leaves_finished_folders_as_they_are_and_says_so(study
     finally:
         (study / "elsewhere").rename(study / "validation.csv")
     assert code == 0, (out, err)
-    assert any("reviews validation: not there any more" in line for line in notices.all_notices())
+    assert any("reviews validation" in line and "no longer exists" in line for line in notices.all_notices())

@@ -134,7 +134,7 @@ def test_several_labels_fitted_predicted_pickled_and_searched(
     wide = np.hstack([gold, np.zeros((len(gold), 1), dtype=int)])
     once = ShuffleSplit(1, test_size=0.5, random_state=0)
     search = GridSearchCV(estimator, {"settings": [SETTINGS]}, cv=once, error_score="raise", refit=False)
-    with pytest.warns(UserWarning, match="no text has 3"):
+    with pytest.warns(UserWarning, match="no text is labelled 3"):
         search.fit(texts, wide)
     assert 0 <= search.cv_results_["mean_test_score"][0] <= 1
 

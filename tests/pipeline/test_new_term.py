@@ -88,4 +88,4 @@ def test_a_row_and_a_function_lead_from_the_recipe_to_the_page(recipe_file: Path
     with_term = [curve for curve in curves if "Last hidden states, squared" in curve]
     assert with_term and all("var(--series-3)" in curve for curve in with_term)
     assert "last_difference 2" in (run / "student" / "README.md").read_text()
-    assert done.returncode == 2 and "a weight of last_difference" in done.stderr
+    assert done.returncode == 2 and "last_difference has a weight" in done.stderr

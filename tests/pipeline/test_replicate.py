@@ -193,7 +193,7 @@ def test_a_changed_text_is_another_experiment(
     assert code == 0 and "prepare:" in out and "precision:" not in out, "nothing is computed in it"
     (own / "train.txt").write_text((own / "train.txt").read_text() + "\n\nOne more text.")
     code, _, err = call("prepare", recipe_file, "--output", tmp_path / "run")
-    assert code == 2 and "begun with (corpus: " in err
+    assert code == 2 and "data changed" in err and "(corpus: " in err
 
 
 def test_a_launcher_that_says_too_little_is_refused(

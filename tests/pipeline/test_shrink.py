@@ -129,7 +129,7 @@ def test_a_teacher_has_weights_that_can_teach(
 ) -> None:
     """An exported student has none; and of a run that keeps its best models, the fine-tuned model teaches a shrink."""
     for call_of in (td.shrink, td.distill):
-        with pytest.raises(UserError, match=r"exported one \(onnx/model\w*.onnx\).*give the model that it was"):
+        with pytest.raises(UserError, match=r"exported model \(onnx/model\w*.onnx\).*give the model that it was"):
             call_of(made, output=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
     student = made.folder / "tasks/reviews/model-d/seed-0/model"

@@ -465,6 +465,6 @@ def test_what_is_released_is_gone_and_the_manifest_says_what_it_was(
         with pytest.raises(UserError) as error:
             read()
         assert str(error.value) == (
-            f"{folder}: its weights were deleted when the run had no use for them any more (finetune.keep); "
-            f"delete {folder} and give the run's command again with --finetune.keep all: it is trained again"
+            f"{folder}: its weights were deleted when the run no longer needed them (finetune.keep); "
+            f"delete {folder} and run the command of the run again with --finetune.keep all, which trains it again"
         )

@@ -1,6 +1,5 @@
 """What is ELECTRA's and MPNet's own: embeddings of another width, the discriminator, and a bias by distance."""
 
-import json
 from pathlib import Path
 
 import pytest

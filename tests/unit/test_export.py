@@ -260,7 +260,7 @@ def test_what_is_no_complete_model_is_refused_and_leaves_nothing(copy: Path, exp
     assert "1 missing, such as bert.encoder.layer.1.output.dense.weight" in refused(copy, output)
     (copy / "model.safetensors").unlink()
     assert "a complete safetensors model" in refused(copy, output)
-    assert "found an exported one" in refused(exported("bert", "span"), output)
+    assert "found an exported model" in refused(exported("bert", "span"), output)
     assert "found no such folder" in refused(tmp_path / "nowhere", output)
 
 

@@ -101,7 +101,7 @@ WRONG_MODELS: dict[str, tuple[Head, Callable[[Path], object], str]] = {
     ),
     "ELMo for words": (
         "token-classification", lambda folder: ElmoConfig().save_pretrained(folder),
-        "model {}: ELMo has no head that tags words here; take a transformer",
+        "model {}: ELMo cannot tag words here; use a transformer",
     ),
     "a pickle": (
         "masked-lm", a_pickle,

@@ -390,8 +390,8 @@ def _tampered(fp32: Path, int8: Path, tmp_path: Path) -> tuple[Path, dict[str, A
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda fp32, int8, tmp: (fp32.with_name("torch"), {}), "expected onnx/model.onnx and config.json"),
-        (lambda fp32, int8, tmp: (tmp / "nothing", {}), "expected onnx/model.onnx"),
+        (lambda fp32, int8, tmp: (fp32.with_name("torch"), {}), "onnx/model.onnx or config.json is missing"),
+        (lambda fp32, int8, tmp: (tmp / "nothing", {}), "onnx/model.onnx or config.json is missing"),
         (lambda fp32, int8, tmp: (int8, {}), "found int8"),
         (_tampered, "found other content"),
         (lambda fp32, int8, tmp: (fp32, {"method": "static"}), "expected calibration inputs, found none"),

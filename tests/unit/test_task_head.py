@@ -195,7 +195,7 @@ def test_a_config_that_is_not_that_of_the_weights(saved: Save, architectures: An
             load_model(folder, "classification", labels=("no", "yes"))
     else:  # then only the shapes tell
         assert load_model(folder, "classification", labels=("no", "yes")).config.num_labels == 2
-        assert said().endswith(f"model {folder}: its head of another number of outputs is left out, for a new one\n")
+        assert said().endswith(f"model {folder}: its head has another number of outputs and is replaced by a new one\n")
         assert load_model(folder, "classification", labels=("a", "b", "c")) and said() == ""
 
 

@@ -345,7 +345,7 @@ def test_micro_batches_fit_into_a_share_of_the_memory_from_the_first_step_on(
     first, *lines = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
     assert first == {"step": 1, "micro_batches_halved": 2} and all("micro_batches_halved" not in x for x in lines)
     told = capsys.readouterr().err
-    assert "fit: in micro-batches of 1/4 of their size" in told and "plans with 80%" in told
+    assert "fit: in micro-batches of 1/4 of their size" in told and "may use 80%" in told
     fits = dataclasses.replace(small, memory=lambda splits: 250.0)
     run(tmp_path / "fits", fits)
     assert "micro-batches" not in capsys.readouterr().err

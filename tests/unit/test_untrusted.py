@@ -459,8 +459,8 @@ AGAIN = "download the model again"
         ),
         (
             ["onnx/model.onnx", "onnx/model_quantized.onnx"], {},
-            "expected a complete safetensors model, found an exported one (onnx/model.onnx), which answers, "
-            "and neither teaches nor learns; give the model that it was made from, or its teacher",
+            "expected a complete safetensors model, found an exported model (onnx/model.onnx), which can "
+            "only predict; give the model that it was made from, or its teacher",
         ),
         (
             ["onnx/model.onnx"], PICKLED,

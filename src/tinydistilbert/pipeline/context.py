@@ -15,6 +15,7 @@ from tinydistilbert.models.loading import ELMO, load_config, load_model, load_to
 from tinydistilbert.models.pooling import read_pooling
 from tinydistilbert.models.size import layer_shapes
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
+from tinydistilbert.notices import counted
 from tinydistilbert.pipeline.inputs import Inputs
 from tinydistilbert.pipeline.jobs import BaselineJob, Job, baseline_jobs, jobs
 from tinydistilbert.recipe.keys import flat
@@ -317,6 +318,6 @@ def _check_world(section: str, optimization: Optimization) -> None:
     """
     world, examples = world_size(), optimization.batch_size * optimization.gradient_accumulation_steps
     if world > examples:
-        problem = f"there are {world} processes, but a step of {section} reads only {examples} examples"
+        problem = f"there are {world} processes, but a step of {section} has only {counted(examples, 'example')}"
         fix = "start fewer, or raise batch_size or gradient_accumulation_steps"
         raise UserError("launcher", problem=problem, fix=fix)
