@@ -20,6 +20,9 @@ COUNTS, EXPLAINED = ROOT / "results" / "mutants.json", ROOT / "results" / "survi
 LEAST = 0.9
 """Share of the changes of each file that tests must notice."""
 CAUGHT = ("killed", "timeout", "caught by type check", "segfault")
+MOST_TIMEOUTS = 0.02
+"""Share of the changes whose tests may run out of time. They count as caught, but with `OMP_NUM_THREADS` above 1 every
+forked test process hangs in the matrix library."""
 _LINE = re.compile(r"\s*(tinydistilbert\.([\w.]+)\.\w+__mutmut_\d+): ([\w ]+)")
 
 
@@ -56,7 +59,8 @@ def counted() -> dict[str, Any]:
         ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
     return {
-        "commit": head, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "files": files,
+        "timeouts": sum(status == "timeout" for *_, status in found), "commit": head,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "files": files,
         "survivors": sorted(change(name) for name, _, status in found if status not in CAUGHT),
     }  # fmt: skip
 
@@ -75,6 +79,8 @@ def faults(counts: dict[str, Any]) -> list[str]:
         for file, number in counts["files"].items()
         if number["caught"] < LEAST * number["mutants"]
     ]
+    if counts.get("timeouts", 0) > MOST_TIMEOUTS * sum(number["mutants"] for number in counts["files"].values()):
+        few.append(f"{counts['timeouts']} changes ran out of time: run the tests with OMP_NUM_THREADS=1")
     return few + [f"no reason for: {change}" for change in counts["survivors"] if change not in reasons]
 
 

@@ -56,7 +56,10 @@ def test_the_picture_brings_its_colours_and_times_of_one_protocol() -> None:
 
 
 def test_most_mutants_were_caught_and_each_survivor_is_explained() -> None:
-    assert mutants.faults(atomic.read_json(mutants.COUNTS)) == []
+    counts = atomic.read_json(mutants.COUNTS)
+    assert mutants.faults(counts) == []
+    (fault,) = mutants.faults(counts | {"timeouts": 200})
+    assert "200 changes ran out of time" in fault
 
 
 def test_the_reliability_page_shows_the_ledger_as_it_was_when_the_page_was_made() -> None:
