@@ -1,5 +1,6 @@
 """What is ELECTRA's and MPNet's own: embeddings of another width, the discriminator, and a bias by distance."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,20 @@ def test_electras_discriminator_is_fine_tuned_and_is_no_masked_lm(
     model = load_model(tmp_path, "classification", labels=("no", "yes"))
     saved = discriminator.electra.state_dict()
     assert all(torch.equal(value, saved[key]) for key, value in model.electra.state_dict().items())
-    with pytest.raises(UserError, match=r"discriminator: use its generator as the teacher, or fine-tune it"):
+    with pytest.raises(UserError) as error:
+        load_model(tmp_path, "masked-lm")
+    advice = "use its generator as the teacher, or fine-tune it (finetune.model)"
+    assert error.value.fix == f"this is ELECTRA's discriminator: {advice}"
+
+
+@pytest.mark.parametrize("architectures", [None, ["ElectraForSequenceClassification"]])
+def test_another_electra_without_its_head_is_not_called_a_discriminator(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, architectures: list[str] | None
+) -> None:
+    save_model(tiny.model("electra", "classification"), tokenizer, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": architectures}))
+    with pytest.raises(UserError, match=r"generator_.*; use the masked-LM checkpoint of that model"):
         load_model(tmp_path, "masked-lm")
 
 

@@ -219,7 +219,7 @@ def load_model(
         name: local folder or hub name.
         head: `regression` is a classification head with one output.
         revision: of a hub model; without a commit, one is looked up and printed (`hub.local_folder`).
-        labels: names of the classes, in the order of their ids; stored in the model's config.
+        labels: class names of a task model, in the order of their ids; stored in the model's config.
         require_head: whether a missing head is an error, because the model should be a fine-tuned one; its outputs then
             keep their order.
 
@@ -247,7 +247,7 @@ def load_model(
         config.num_labels = 1
     elif head == "span":
         config.num_labels = 2  # start and end, whatever classes the folder's earlier head had
-    elif head != "masked-lm" and labels:
+    elif labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
     architecture: Any = _CLASSES[head]
