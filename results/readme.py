@@ -187,17 +187,17 @@ def _distilling(rows: Sequence[dict[str, Any]]) -> list[str]:
     ]  # fmt: skip
 
 
-def rooms_section() -> str:
-    """The rooms of the package by the levels of the import contract, each with the first line of its docstring."""
+def packages_section() -> str:
+    """The packages and modules by the levels of the import contract, each with the first line of its docstring."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     (contract,) = (contract for contract in settings["contracts"] if contract["type"] == "layers")
-    shown = ["| level | room | what is in it |", "| --: | :-- | :-- |"]
-    for level, rooms in zip(range(len(contract["layers"]), 0, -1), contract["layers"], strict=True):
-        for room in re.split(r"\s+[|:]\s+", rooms):
-            path = ROOT / "src" / contract["containers"][0] / room
+    shown = ["| level | package | what is in it |", "| --: | :-- | :-- |"]
+    for level, packages in zip(range(len(contract["layers"]), 0, -1), contract["layers"], strict=True):
+        for package in re.split(r"\s+[|:]\s+", packages):
+            path = ROOT / "src" / contract["containers"][0] / package
             file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
             first, _, _ = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")
-            shown.append(f"| {level} | [`{room}`]({file.relative_to(ROOT).as_posix()}) | {first} |")
+            shown.append(f"| {level} | [`{package}`]({file.relative_to(ROOT).as_posix()}) | {first} |")
     return "\n".join(shown) + "\n"
 
 
@@ -240,7 +240,7 @@ def python_section() -> str:
     parts = []
     for name in tinydistilbert.__all__:
         member = getattr(tinydistilbert, name)
-        if inspect.ismodule(member):  # a room of the same name, which was imported
+        if inspect.ismodule(member):  # a package of the same name, which was imported
             member = importlib.import_module(f"tinydistilbert.{tinydistilbert._HOMES[name]}").__dict__[name]
         if inspect.isfunction(member):
             parts.append(_function_in_markdown(name, member))
@@ -294,7 +294,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/decisions/0031-levers.md": {"levers": levers_page.levers_section},
     "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},
     "docs/explanation/mutants.md": {"mutants": mutants_section},
-    "CONTRIBUTING.md": {"rooms": rooms_section},
+    "CONTRIBUTING.md": {"packages": packages_section},
 }  # fmt: skip
 """By page what stands between `<!-- NAME -->` and `<!-- end of NAME -->` in it."""
 

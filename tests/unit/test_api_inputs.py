@@ -91,7 +91,7 @@ def test_the_public_names_are_there_typed_and_documented() -> None:
         _ = td.shrunk
     importlib.import_module("tinydistilbert.compress")
     importlib.import_module("tinydistilbert.export")
-    assert callable(td.compress) and callable(td.export), "rooms of the same names do not hide the functions"
+    assert callable(td.compress) and callable(td.export), "packages of the same names do not hide the functions"
     with pytest.raises(UserError, match="cannot be combined"):
         td.export("m", "n", int8=True, half=True)
 
