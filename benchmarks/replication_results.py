@@ -80,33 +80,32 @@ class _Published:
 
     folder: Path
     measurements: Sequence[Measurement]
+    predictions: Mapping[str, pa.Table]
+    """By task."""
 
     @classmethod
     def read(cls, folder: Path) -> "_Published":
         path = folder / "results.jsonl"
-        return cls(folder, results.read(path) if path.exists() else [])
+        tables = {file.stem: pq.read_table(file) for file in sorted((folder / "predictions").glob("*.parquet"))}
+        return cls(folder, results.read(path) if path.exists() else [], tables)
 
     def measured(self, row: str, task: str) -> list[Measurement]:
         return [m for m in self.measurements if (m.model, m.task) == (row, task)]
 
     def predicted(self, row: str, name: str) -> Predicted | None:
-        """What a row gave on the first scored split of a task; None where it was not scored."""
-        split, table = TASKS[name].evaluation[0], self._table(name)
-        columns = (
-            [] if table is None else [c for c in table.column_names if re.fullmatch(rf"{re.escape(row)}, seed \d+", c)]
-        )
-        if table is None or not columns:
+        """What a row predicted on the first scored split of a task; None where it was not scored."""
+        if name not in self.predictions:
             return None
-        answers = {int(column.rpartition(" ")[2]): table[column].to_pylist() for column in columns}
+        table, split = self.predictions[name], TASKS[name].evaluation[0]
+        columns = (re.fullmatch(rf"{re.escape(row)}, seed (\d+)", column) for column in table.column_names)
+        answers = {int(match[1]): table[match[0]].to_pylist() for match in columns if match}
+        if not answers:
+            return None
         gold = table["label"].to_pylist()
         if TASKS[name].kind == "span":
             gold = [json.loads(answer) for answer in gold]
         fingerprint = next(m.data_fingerprint for m in self.measured(row, name) if m.split == split)
         return Predicted(Side(self.folder, row), table["id"].to_pylist(), gold, answers, fingerprint)
-
-    def _table(self, name: str) -> pa.Table | None:
-        path = self.folder / "predictions" / f"{name}.parquet"
-        return pq.read_table(path) if path.exists() else None
 
 
 def _scored(setting: Setting, row: Mapping[str, str], task: str) -> list[Path]:
