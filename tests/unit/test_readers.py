@@ -2,15 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from tinydistilbert.data.compressed import open_bytes
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import Corpus
-from tinydistilbert.tasks import TASKS, load_examples
+from tinydistilbert.tasks import TASKS, load_examples, text_lines
 from tinydistilbert.tasks.readers import read_rows, read_table
 
 
@@ -108,6 +109,24 @@ def test_a_broken_file_is_told_with_its_line(name: str, content: str | bytes, me
     with pytest.raises(UserError, match=message) as caught:
         read_rows(file(tmp_path, name, content))
     assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.jsonl", '{"a": 1}\n{\n'), ("a.csv", "a,b\n1\n"), ("a.tsv", "a\tb\n1\n")]
+)
+def test_a_broken_file_is_closed_while_its_error_is_still_held(
+    name: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[IO[bytes]] = []
+
+    def open_and_remember(path: Path) -> IO[bytes]:
+        opened.append(open_bytes(path))
+        return opened[-1]
+
+    monkeypatch.setattr(text_lines, "open_bytes", open_and_remember)
+    with pytest.raises(UserError) as caught:
+        read_rows(file(tmp_path, name, content))
+    assert opened and all(stream.closed for stream in opened), caught.value
 
 
 def test_a_file_that_is_not_there_and_twin_columns_of_parquet_are_told(tmp_path: Path) -> None:

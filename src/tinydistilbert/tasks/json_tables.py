@@ -16,7 +16,7 @@ from tinydistilbert.notices import counted, notice
 from tinydistilbert.tasks import samples
 from tinydistilbert.tasks.mapped_tables import is_large, mapped_objects
 from tinydistilbert.tasks.rows import Rows, refuse_twins, shown, with_lines
-from tinydistilbert.tasks.text_lines import read_lines, read_text, sampled_lines
+from tinydistilbert.tasks.text_lines import opened_lines, read_text, sampled_lines
 
 
 def read_json_lines(path: Path) -> Rows:
@@ -27,14 +27,14 @@ def read_json_lines(path: Path) -> Rows:
         records = list(_objects(zip(sample.numbers, sampled_lines(path, sample), strict=True), path, lines))
         rows = with_lines(_columns(records, 0, path=path, lines=lines), path, lines)
         return replace(rows, sampled_from=sample.rows(len(lines)))
-    table = (
-        mapped_objects(_objects(enumerate(read_lines(path), 1), path, lines), partial(_columns, path=path, lines=lines))
-        if is_large(path)
-        else None
-    )
-    if table is None:
-        lines = array("q")
-        table = _columns(list(_objects(enumerate(read_lines(path), 1), path, lines)), 0, path=path, lines=lines)
+    with opened_lines(path) as read:
+        table = None
+        if is_large(path):
+            objects = _objects(enumerate(read(), 1), path, lines)
+            table = mapped_objects(objects, partial(_columns, path=path, lines=lines))
+        if table is None:
+            lines = array("q")
+            table = _columns(list(_objects(enumerate(read(), 1), path, lines)), 0, path=path, lines=lines)
     return with_lines(table, path, lines)
 
 

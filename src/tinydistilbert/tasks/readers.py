@@ -6,7 +6,7 @@ be read to its end is refused.
 
 import itertools
 from array import array
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -24,7 +24,7 @@ from tinydistilbert.tasks import conll, samples
 from tinydistilbert.tasks.json_tables import read_json_lines, read_squad_json
 from tinydistilbert.tasks.mapped_tables import collected, is_large
 from tinydistilbert.tasks.rows import Rows, refuse_twins, table_rows, with_lines
-from tinydistilbert.tasks.text_lines import read_lines, read_text, sampled_lines, split_lines
+from tinydistilbert.tasks.text_lines import opened_lines, read_text, sampled_lines, split_lines
 
 RECORDS_AT_ONCE = 10_000
 """Maximum number of records held as Python lists at a time."""
@@ -129,14 +129,19 @@ def _mapped_parquet(path: Path) -> pa.Table:
 
 
 def _delimited(path: Path, quoting: Quoting, *, is_tsv: bool) -> Rows:
-    lines, sample = partial(read_lines, path, old_ends=True), None
     if samples.is_sampled(path):
         sample = samples.lines_of(path, are_quoted=quoting == "csv" or (quoting == "auto" and not is_tsv))
-        lines = partial(sampled_lines, path, sample)
-    found = delimited.read(
-        lines, str(path), is_tsv=is_tsv, quoting=quoting, longest=LONGEST_FIELD,
-        numbers=sample.numbers if sample else None,
-    )  # fmt: skip
+        rows = _records(partial(sampled_lines, path, sample), path, quoting, is_tsv=is_tsv, among=sample.numbers)
+        return replace(rows, sampled_from=sample.rows(rows.table.num_rows))
+    with opened_lines(path, old_ends=True) as lines:
+        return _records(lines, path, quoting, is_tsv=is_tsv)
+
+
+def _records(
+    lines: delimited.Lines, path: Path, quoting: Quoting, *, is_tsv: bool, among: Sequence[int] | None = None
+) -> Rows:
+    """Return the rows of a file, of whose lines only those with the numbers `among` may be given."""
+    found = delimited.read(lines, str(path), is_tsv=is_tsv, quoting=quoting, longest=LONGEST_FIELD, numbers=among)
     numbers = array("q")
     header, width = found.header, len(found.header)
     schema = pa.schema([(str(number), pa.string()) for number in range(width)])
@@ -156,8 +161,7 @@ def _delimited(path: Path, quoting: Quoting, *, is_tsv: bool) -> Rows:
         count = counted(len(found.header) - width, "column")
         notice(str(path), f"{count} at the end, empty and without a name, left out")
     refuse_twins(header, f"{path}:{found.header_line}")
-    rows = with_lines(table.select(range(width)).rename_columns(header), path, numbers)
-    return replace(rows, sampled_from=sample.rows(len(numbers))) if sample else rows
+    return with_lines(table.select(range(width)).rename_columns(header), path, numbers)
 
 
 READERS: dict[str, Callable[[Path, Quoting], Rows]] = {

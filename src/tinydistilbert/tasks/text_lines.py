@@ -1,7 +1,8 @@
 """The text of UTF-8 files, compressed or not, as a whole or by line; errors name the line that is not text."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from tinydistilbert.data.compressed import BEGINNINGS, open_bytes
@@ -38,7 +39,17 @@ def _decoded(content: bytes, path: Path, lines: int) -> str:
     return text
 
 
-def read_lines(path: Path, *, old_ends: bool = False) -> Iterator[str]:
+@contextmanager
+def opened_lines(path: Path, *, old_ends: bool = False) -> Iterator[Callable[[], Iterator[str]]]:
+    """Yield a function whose every call reads the lines from the start, as `read_lines`.
+
+    On leaving, the file is closed, also if its lines were not read to the end.
+    """
+    with ExitStack() as streams:
+        yield lambda: streams.enter_context(closing(read_lines(path, old_ends=old_ends)))
+
+
+def read_lines(path: Path, *, old_ends: bool = False) -> Generator[str, None, None]:
     """Yield the lines of a UTF-8 file with their ends, without a byte-order mark, a part of the file at a time.
 
     Only a line feed ends a line, with or without a carriage return; with `old_ends`, a carriage return also does in a
