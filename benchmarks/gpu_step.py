@@ -2,8 +2,8 @@
 
 The variants: the vocabulary losses by chunks of 512 positions with an operation for each step, as up to 0.1; by whole
 chunks; those compiled; the encoders compiled too; the teacher in bf16 throughout, including residuals and
-normalisation. `utilisation` is the share of the best rate of bf16 products measured in the same call. With `--profile`,
-a table of the kernels of some steps follows. Every row is printed and appended as soon as it is measured.
+normalisation. `utilisation` is the share of the best rate of bf16 products measured in the same call. With
+`--profile WAY`, a table of the kernels of some steps of that variant follows. Every row is printed and appended as soon as it is measured.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pair", choices=("bert-base", "offline"), default="bert-base")
     parser.add_argument("--positions", nargs="+", choices=("masked", "all"), default=["masked", "all"])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--profile", choices=list(WAYS), help="show the kernels of this variant")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", choices=tuple(SECONDS), default="quick")
     parser.add_argument("--minutes", type=float, default=4.0)
@@ -130,7 +130,7 @@ def main() -> None:
             mock.patch.dict(SECONDS, {chosen.size: PROFILED_SECONDS}),
             torch.profiler.profile(activities=activities) as profiled,
         ):
-            step("whole chunks", chosen.positions[0], "profiled")
+            step(chosen.profile, chosen.positions[0], f"{chosen.profile}, profiled")
         by = "self_cuda_time_total" if measures.device.type == "cuda" else "self_cpu_time_total"
         print(profiled.key_averages().table(sort_by=by, row_limit=SHOWN_KERNELS, max_name_column_width=80), flush=True)
     if measures.failed:

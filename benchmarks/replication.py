@@ -83,7 +83,7 @@ class Pool:
 
     def next_for(self, worker: Worker) -> Job | None:
         """The first job that can be begun and fits into the time; of equals one whose examples the process has."""
-        ready = [job for job in self.left if all(map(self.setting.is_done, self.setting.needs(job)))]
+        ready = list(filter(self.setting.is_ready, self.left))
         fitting = [job for job in ready if self.fits(job)]
         # A process keeps to its tasks, as long as it is not far out of order.
         known = (job for job in fitting[:4] if job.task in worker.read)
@@ -264,6 +264,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pace", type=float, default=1.0, help="seconds over estimated ones, until a job is done")
     parser.add_argument("--recipes", nargs="+", help="only these")
     parser.add_argument("--tasks", nargs="+", help=f"only these, or {DISTILL}")
+    parser.add_argument(
+        "--teachers-only",
+        action="store_true",
+        help="train the teachers of task-student, for the rows that learn from them",
+    )
     parser.add_argument("--prepare", action="store_true", help="only tokenise the texts")
     parser.add_argument(
         "--bring",
@@ -286,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = chosen.device if chosen.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     setting = Setting(
         data=data, models=(chosen.models or data.parent / "models").resolve(), run=chosen.run.resolve(),
-        device=device, toy=chosen.toy,
+        device=device, toy=chosen.toy, teachers_only=chosen.teachers_only,
     )  # fmt: skip
     output = chosen.output.resolve()
     for folder in (output, setting.run):
@@ -311,6 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         job
         for job in planned(setting)
         if (chosen.recipes is None or job.recipe in chosen.recipes)
+        and (not chosen.teachers_only or setting.recipes[job.recipe].finetune.models == ("teacher",))
         and (chosen.tasks is None or job.task in chosen.tasks)
     ]
     left = [job for job in wanted if not setting.is_done(job)]

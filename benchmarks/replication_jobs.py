@@ -16,6 +16,7 @@ import common
 
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe
+from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
 
@@ -72,6 +73,8 @@ class Setting:
     run: Path
     device: str
     toy: bool = False
+    teachers_only: bool = False
+    """Of a recipe that trains the teachers of its tasks, these alone: for the rows that learn from them."""
 
     @cached_property
     def plan(self) -> dict[str, Any]:
@@ -95,17 +98,34 @@ class Setting:
         """Whether its measurements are there, every one."""
         if job.task == DISTILL:
             return atomic.is_finished(self.folder(job) / "student")
+        if self.teachers_only:
+            return all(map(atomic.is_finished, self._teachers_of(job)))
         return (self.folder(job) / "done").exists()
 
-    def needs(self, job: Job) -> Iterator[Job]:
-        """The jobs that have to be done before."""
+    def is_ready(self, job: Job) -> bool:
+        """Whether what it starts from and learns from is there; a teacher is as soon as it is trained."""
+        return all(map(atomic.is_finished, self.needs(job)))
+
+    def needs(self, job: Job) -> Iterator[Path]:
+        """The models of other jobs that it reads."""
         recipe = self.recipes[job.recipe]
         if job.task != DISTILL and self.is_distilled(job.recipe):
-            yield Job(job.recipe, DISTILL)
-        if "runs/replication/wikitext2/" in recipe.finetune.model:
-            yield Job("wikitext2", DISTILL)
-        if isinstance(recipe.finetune.distillation.teachers, tuple):
-            yield Job("task-student", job.task)
+            yield self.folder(Job(job.recipe, DISTILL)) / "student"
+        if "runs/replication/" in recipe.finetune.model:
+            yield Path(self._path(recipe.finetune.model))
+        yield from map(Path, self._given_teachers(job))
+
+    def _given_teachers(self, job: Job) -> tuple[str, ...]:
+        """The teachers that a recipe names, a task's with as many seeds as are trained on it."""
+        names = self.recipes[job.recipe].finetune.distillation.teachers
+        if job.task == DISTILL or not isinstance(names, tuple):
+            return ()
+        return tuple(self._path(name.format(task=job.task)) for name in names[: len(self.seeds(job.task))])
+
+    def _teachers_of(self, job: Job) -> Iterator[Path]:
+        """Those that a job trains."""
+        for seed in self.seeds(job.task):
+            yield RunFolder(self.folder(job)).task_model(job.task, "teacher", seed)
 
     def is_distilled(self, recipe: str) -> bool:
         """Whether the tasks of a recipe begin with a pretraining distillation."""
@@ -135,14 +155,17 @@ class Setting:
         batches = math.ceil(TRAIN_EXAMPLES[job.task] / settings.optimization.batch_size)
         steps = max(math.ceil(settings.epochs * batches), settings.min_steps)
         plain = 0.0
+        is_taught = distillation.tasks != "none" and not self.teachers_only
+        size = distillation.batch_size or settings.optimization.batch_size
+        taught = math.ceil(TRAIN_EXAMPLES[job.task] * (1 + distillation.augment) / size)
         if not recipe.finetune.model:
             plain = sum(TEACHER_STEP if name == "teacher" else 1.0 for name in settings.models)
-        elif distillation.tasks == "none":
+        elif not is_taught:
             plain = 1.0
         distilled = (
-            steps if distillation.epochs is None else (distillation.intermediate_epochs + distillation.epochs) * batches
+            steps if distillation.epochs is None else (distillation.intermediate_epochs + distillation.epochs) * taught
         )
-        total = plain * steps + (0 if distillation.tasks == "none" else TAUGHT_STEP * distilled)
+        total = plain * steps + TAUGHT_STEP * distilled * is_taught
         return len(self.seeds(job.task)) * total * MILLISECONDS / 1000 + OVERHEAD.get(job.task, SMALL_OVERHEAD)
 
     def recipe_of(self, job: Job) -> Recipe:
@@ -151,14 +174,15 @@ class Setting:
         if task == DISTILL:
             task = self.plan["small"][0]
         finetune = published.finetune
-        teachers = finetune.distillation.teachers
-        if isinstance(teachers, tuple):
-            teachers = tuple(self._path(name.format(task=task)) for name in teachers[: len(self.seeds(task))])
+        distillation = finetune.distillation
+        if isinstance(distillation.teachers, tuple):
+            distillation = replace(distillation, teachers=self._given_teachers(Job(job.recipe, task)))
+        if self.teachers_only:
+            distillation = replace(distillation, tasks="none")
         override = {name: settings for name, settings in finetune.override.items() if name == task}
         finetune = replace(
             finetune, tasks=(task,), seeds=self.seeds(task), override=override,
-            model=self._path(finetune.model), teacher=self._path(finetune.teacher),
-            distillation=replace(finetune.distillation, teachers=teachers),
+            model=self._path(finetune.model), teacher=self._path(finetune.teacher), distillation=distillation,
         )  # fmt: skip
         source = published.corpus.source
         recipe = replace(

@@ -16,6 +16,7 @@ from tinydistilbert.data.sources import open_source
 from tinydistilbert.distillation.distill import distill_steps
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.task_sections import TaskDistillation, TaskDistillationSettings
+from tinydistilbert.storage import atomic
 
 
 @pytest.fixture
@@ -50,7 +51,8 @@ def test_jobs_come_after_what_they_need_and_none_is_forgotten(setting: Setting) 
     jobs = planned(setting)
     assert len(set(jobs)) == len(jobs)
     for index, job in enumerate(jobs):
-        assert set(setting.needs(job)) <= set(jobs[:index]), job
+        makers = {Job(*path.relative_to(setting.run).parts[:2]) for path in setting.needs(job)}
+        assert makers <= set(jobs[:index]), job
     made = {row["recipe"] for row in setting.plan["rows"] if "recipe" in row}
     assert made == {job.recipe for job in jobs} == set(setting.recipes)
     tasks = {*setting.plan["small"], *setting.plan["large"]}
@@ -96,6 +98,23 @@ def test_a_job_waits_for_its_distillation(setting: Setting) -> None:
     pool = replication.Pool(setting, setting.run, float("inf"), [Job("authors", "rte"), Job("minilm-l3", "rte")])
     worker = replication.Worker(0, None, None)  # type: ignore[arg-type]
     assert pool.next_for(worker) == Job("minilm-l3", "rte")
+
+
+def test_a_teacher_is_learnt_from_as_soon_as_it_is_trained(setting: Setting) -> None:
+    taught, trained = Job("minilm-l3-taught", "rte"), Job("task-student", "rte")
+    pool = replication.Pool(setting, setting.run, float("inf"), [taught])
+    worker = replication.Worker(0, None, None)  # type: ignore[arg-type]
+    alone = dataclasses.replace(setting, teachers_only=True)
+    assert alone.seconds(trained) < setting.seconds(trained) / 3
+    assert alone.recipe_of(trained).finetune.distillation.tasks == "none"
+    for seed in setting.seeds("rte"):
+        assert pool.next_for(worker) is None and not alone.is_done(trained)
+        with atomic.unfinished(
+            setting.folder(trained) / "tasks" / "rte" / "teacher" / f"seed-{seed}" / "model"
+        ) as made:
+            (made / "config.json").write_text("{}")
+    assert pool.next_for(worker) == taught and alone.is_done(trained)
+    assert not setting.is_done(trained), "the student is still to come"
 
 
 def test_more_text_is_gathered_from_what_the_job_needs(setting: Setting) -> None:

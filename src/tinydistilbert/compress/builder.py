@@ -71,7 +71,8 @@ class VariantBuilder:
         # Attention losses need all heads on both sides; separate stages would need more epochs.
         distillation = replace(
             of_task.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0,
-            intermediate_learning_rate=None, epochs=None, learning_rate=None, final_examples="all",
+            intermediate_learning_rate=None, epochs=None, learning_rate=None, batch_size=None,
+            final_examples="all",
         )  # fmt: skip
         # If fine-tuning held out examples to choose an epoch, the unpruned model has not seen them either: a tenth
         # again.

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,24 +72,30 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
     if not left:
         return Line(title, state, f"{len(members)} model{'s' if len(members) > 1 else ''}")
     name, models = members[0].task, f"{len(members)} models × " if len(members) > 1 else ""
-    size, settings = basis.task_sizes.get(name), basis.recipe.finetune.settings(name)
+    size = basis.task_sizes.get(name)
     disk = sum(4 * basis.task_model(job).parameters + TOKENIZER_BYTES for job in left)
     if size is None:
         return Line(title, state, models + "unknown until the corpus is prepared", None, disk)
-    trainings = [_training(basis, job, states[job][1], settings, size) for job in left]
-    seconds = _times(settings) * sum(training.seconds for training in trainings)
+    trainings = [_training(basis, job, states[job][1], size) for job in left]
+    each = [_settings(basis, job) for job in members]
+    seconds = _times(each[0]) * sum(training.seconds for training in trainings)
     if any(job.is_second_distillation for job in left):
         seconds += soft_target_seconds(basis, name, size)
     kind = basis.run.tasks[name].kind
-    steps = sorted({_steps(job, settings, size, kind) for job in members})
-    shown = f"{steps[0]:,} to {steps[-1]:,}" if len(steps) > 1 else f"{steps[0]:,}"
-    what = f"{models}{shown} steps × {_examples_a_step(settings)}, {size.examples:,} examples"
+    steps = _range(_steps(job, settings, size, kind) for job, settings in zip(members, each, strict=True))
+    what = f"{models}{steps} steps × {_range(map(_examples_a_step, each))}, {size.examples:,} examples"
     return Line(
         title, state, f"{what} of {size.length:.0f} tokens", seconds, disk,
         max(basis.checkpoints(basis.task_model(job), t.seconds) for job, t in zip(left, trainings, strict=True)),
         max(training.memory for training in trainings),
         tuple(dict.fromkeys(f"{name}, {note}" for note in (*size.notes, *(t.smaller for t in trainings if t.smaller)))),
     )  # fmt: skip
+
+
+def _range(numbers: Iterable[int]) -> str:
+    """Return the smallest and the largest number, or the one that they all are."""
+    found = sorted({*numbers})
+    return f"{found[0]:,} to {found[-1]:,}" if len(found) > 1 else f"{found[0]:,}"
 
 
 def _times(settings: Finetune) -> int:
@@ -102,12 +108,17 @@ def training_seconds(basis: Basis, job: Job) -> float | None:
     state, done = state_of(job.model(basis.run.folder))
     if state == "finished" or job.is_given:
         return 0.0
-    size, settings = basis.task_sizes.get(job.task), basis.recipe.finetune.settings(job.task)
-    return None if size is None else _times(settings) * _training(basis, job, done, settings, size).seconds
+    size, settings = basis.task_sizes.get(job.task), _settings(basis, job)
+    return None if size is None else _times(settings) * _training(basis, job, done, size).seconds
 
 
-def _training(basis: Basis, job: Job, done: int, settings: Finetune, size: TaskSize) -> "_Training":
+def _settings(basis: Basis, job: Job) -> Finetune:
+    return basis.recipe.finetune.settings(job.task, is_distilled=job.is_second_distillation)
+
+
+def _training(basis: Basis, job: Job, done: int, size: TaskSize) -> "_Training":
     """Return what is left of one fine-tuning after `done` steps."""
+    settings = _settings(basis, job)
     model, features = basis.task_model(job), _features(job, settings, size)
     steps = _steps(job, settings, size, basis.run.tasks[job.task].kind)
     tokens = _examples_a_step(settings) * size.length

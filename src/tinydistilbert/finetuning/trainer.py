@@ -122,7 +122,7 @@ def prepare_training(
         _refuse_elmo(encoder, *soft_targets.teachers)
     task = examples.task
     max_length = settings.max_length(task.name, task.max_length)
-    settings = settings.settings(task.name)
+    settings = settings.settings(task.name, is_distilled=soft_targets is not None)
     if learning_rate is not None:
         settings = replace(settings, optimization=replace(settings.optimization, learning_rate=learning_rate))
     tokenizer = load_tokenizer(encoder)

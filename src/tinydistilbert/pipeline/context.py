@@ -291,7 +291,10 @@ class RunContext:
             found["adapt"] = recipe.adapt.optimization
         if "distill" in self.stages_together and self.makes_student():
             found["distill"] = recipe.distill.optimization
-        return found | {f"finetune of {n}": recipe.finetune.settings(n).optimization for n in self.task_names()}
+        for job in (job for job in self.jobs if not job.is_given):
+            settings = recipe.finetune.settings(job.task, is_distilled=job.is_second_distillation)
+            found[f"finetune {job.row} on {job.task}"] = settings.optimization
+        return found
 
     def check_alike(self) -> None:
         """Refuse processes of a launcher that differ in recipe, folder, last stage, versions or precision.

@@ -273,7 +273,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 _LATER_KEYS: dict[str, tuple[str, ...]] = {
     "distillation": (
         "teacher_labels", "start", "intermediate_learning_rate", "epochs", "learning_rate", "matched_layers",
-        "final_examples", "unlabelled_examples", "cut", "soft_labels",
+        "final_examples", "unlabelled_examples", "cut", "soft_labels", "batch_size",
     ),
     "custom": ("quoting", "answer_units", "label_separator"), "compress": ("engines", "min_kept", "clock"),
     "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",),

@@ -66,6 +66,7 @@ class TaskDistillationSettings:
     intermediate_learning_rate: PositiveFloat | None = None
     epochs: Epochs | None = None
     learning_rate: PositiveFloat | None = None
+    batch_size: PositiveInt | None = None
     final_examples: Literal["all", "original"] | None = None
     unlabelled: str | tuple[str, ...] | None = None
     unlabelled_examples: NonNegativeInt | None = None
@@ -129,6 +130,9 @@ class TaskDistillation:
     learning_rate: PositiveFloat | None = None
     """Highest learning rate of the epochs after the intermediate ones; by default that of `finetune.optimization`
     (TinyBERT: 1e-5, 2e-5 or 3e-5)."""
+    batch_size: PositiveInt | None = None
+    """Examples in a step of the rows "(D)", in all their epochs; by default that of `finetune.optimization`. Larger
+    batches make better use of a GPU when copies make an epoch many times as long."""
     matched_layers: Literal["uniform", "copied"] = "uniform"
     """Teacher layers that hidden and attention compare with: `uniform`, evenly spread, the last of each group
     (TinyBERT: 2, 4, 6 of 6 for 3 layers); or `copied`, those that the student's layers were copied from."""
@@ -230,8 +234,13 @@ class Finetune:
         has_teacher = isinstance(self.distillation.teachers, tuple) or "teacher" in self.models
         return has_teacher and ("student" in self.models or self.distillation.start == "teacher")
 
-    def settings(self, task: str) -> "Finetune":
-        """Return these settings with the override of `task` applied; `override` of the result is empty."""
+    def settings(self, task: str, *, is_distilled: bool = False) -> "Finetune":
+        """Return these settings with the override of `task` applied; `override` of the result is empty.
+
+        Args:
+            task: name of the task.
+            is_distilled: whether they are for a row "(D)", which may have its own batch size.
+        """
         override = self._override(task)
         changes = {key: value for key, value in dataclasses.asdict(override).items() if value is not None}
         optimization = {key: changes.pop(key) for key in ("learning_rate", "batch_size") if key in changes}
@@ -239,6 +248,9 @@ class Finetune:
         of_distillation = changes.pop("distillation")
         distillation = {key: changes.pop(key) for key in ("augment",) if key in changes}
         distillation |= {key: value for key, value in of_distillation.items() if value is not None}
+        size = distillation.get("batch_size", self.distillation.batch_size)
+        if is_distilled and size is not None:
+            optimization["batch_size"] = size
         return dataclasses.replace(
             self, optimization=dataclasses.replace(self.optimization, **optimization),
             distillation=dataclasses.replace(self.distillation, **distillation), override={}, **changes,
