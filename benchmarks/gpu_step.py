@@ -3,7 +3,8 @@
 The variants: the vocabulary losses by chunks of 512 positions with an operation for each step, as up to 0.1; by whole
 chunks; those compiled; the encoders compiled too; the teacher in bf16 throughout, including residuals and
 normalisation. `utilisation` is the share of the best rate of bf16 products measured in the same call. With
-`--profile WAY`, a table of the kernels of some steps of that variant follows. Every row is printed and appended as soon as it is measured.
+`--profile WAY`, a table of the kernels of some steps of that variant follows. Every row is printed and appended as soon
+as it is measured.
 """
 
 import argparse

@@ -214,22 +214,23 @@ def _cut(path: Path) -> None:
 
 
 def bring(setting: Setting, jobs: Sequence[str], output: Path) -> None:
-    """The fine-tuned students of some jobs (the first seed), in half precision, in pieces."""
+    """The fine-tuned students of some jobs (the first seed), or the named rows, in half precision, in pieces."""
     from tinydistilbert.models.loading import load_model, load_tokenizer
     from tinydistilbert.storage import atomic
     from tinydistilbert.tasks import TASKS
 
     folder = output / "models"
     for name in jobs:
-        recipe, task = name.split("/")
-        rows = {row["row"] for row in setting.plan["rows"] if row.get("recipe") == recipe} - {"teacher"}
+        recipe, task, *wanted = name.split("/")
+        made = {row["row"] for row in setting.plan["rows"] if row.get("recipe") == recipe}
+        rows = made & {*wanted} if wanted else made - {"teacher"}
         for row in sorted(rows):
             slug = row.replace(" (D)", "-d").replace(" ", "-")
             model = setting.run / recipe / task / "tasks" / task / slug / "seed-0" / "model"
             if not model.is_dir() or atomic.is_released(model):
                 continue
             loaded = load_model(model, TASKS[task].kind, require_head=True).half()
-            target = folder / recipe / task
+            target = folder / recipe / task / slug
             loaded.save_pretrained(target)
             load_tokenizer(model).save_pretrained(target)
     partial = output / "models.tar.gz"
@@ -262,7 +263,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many; 0 = when all is done")
     parser.add_argument("--workers", type=int, help=f"processes; default: {WORKERS}, on a CPU 1")
     parser.add_argument("--pace", type=float, default=1.0, help="seconds over estimated ones, until a job is done")
-    parser.add_argument("--recipes", nargs="+", help="only these")
+    parser.add_argument("--recipes", nargs="+", metavar="RECIPE[/TASK]", help="only these")
     parser.add_argument("--tasks", nargs="+", help=f"only these, or {DISTILL}")
     parser.add_argument(
         "--teachers-only",
@@ -274,8 +275,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--bring",
         nargs="+",
         default=[],
-        metavar="RECIPE/TASK",
-        help="only bring these students back, in half precision",
+        metavar="RECIPE/TASK[/ROW]",
+        help="only bring these students, or this row, back in half precision",
     )
     parser.add_argument(
         "--collect", action="store_true", help="only write results/replication, of the run folders and of what it has"
@@ -315,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = [
         job
         for job in planned(setting)
-        if (chosen.recipes is None or job.recipe in chosen.recipes)
+        if (chosen.recipes is None or {job.recipe, job.name} & {*chosen.recipes})
         and (not chosen.teachers_only or setting.recipes[job.recipe].finetune.models == ("teacher",))
         and (chosen.tasks is None or job.task in chosen.tasks)
     ]

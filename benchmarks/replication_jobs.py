@@ -16,6 +16,7 @@ import common
 
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe
+from tinydistilbert.recipe.task_sections import TaskDistillation, TaskDistillationSettings
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
@@ -175,11 +176,13 @@ class Setting:
             task = self.plan["small"][0]
         finetune = published.finetune
         distillation = finetune.distillation
+        override = {name: settings for name, settings in finetune.override.items() if name == task}
         if isinstance(distillation.teachers, tuple):
             distillation = replace(distillation, teachers=self._given_teachers(Job(job.recipe, task)))
         if self.teachers_only:
-            distillation = replace(distillation, tasks="none")
-        override = {name: settings for name, settings in finetune.override.items() if name == task}
+            distillation = TaskDistillation(tasks="none")
+            none = TaskDistillationSettings()
+            override = {name: replace(settings, distillation=none) for name, settings in override.items()}
         finetune = replace(
             finetune, tasks=(task,), seeds=self.seeds(task), override=override,
             model=self._path(finetune.model), teacher=self._path(finetune.teacher), distillation=distillation,
@@ -230,7 +233,7 @@ def planned(setting: Setting) -> list[Job]:
 
 def write_recipe(setting: Setting, job: Job) -> Path:
     """The recipe file of a job; one that is there stays, so that the run goes on."""
-    path = setting.run / job.recipe / f"{job.task}.toml"
+    path = setting.run / job.recipe / f"{job.task}{'-teachers' * setting.teachers_only}.toml"
     if setting.recipes[job.recipe].corpus.source.endswith(MORE_TEXT):
         for name, source in MORE_FILES.items():
             link = setting.run / MORE_TEXT / name

@@ -32,7 +32,7 @@ def collect(setting: Setting, recipes: Sequence[str] | None = None, tasks: Seque
 
     Args:
         setting: of the run folders.
-        recipes: only what was made by these is taken from the run folders; default: all.
+        recipes: only what was made by these (RECIPE or RECIPE/TASK) is taken from the run folders; default: all.
         tasks: only these, likewise.
 
     Raises:
@@ -45,9 +45,12 @@ def collect(setting: Setting, recipes: Sequence[str] | None = None, tasks: Seque
     answers: Answers = {task: {} for task in every}
     taken = 0
     for row in rows:
-        is_wanted = recipes is None or row["recipe"] in recipes
+        names = {row["recipe"], *(f"{row['recipe']}/{task}" for task in every)}
+        is_wanted = recipes is None or not names.isdisjoint(recipes)
         measured += (is_wanted and _pretraining(setting, row)) or published.measured(row["name"], PRETRAINING)
         for task in every:
+            names = {row["recipe"], f"{row['recipe']}/{task}"}
+            is_wanted = recipes is None or not names.isdisjoint(recipes)
             folders = _scored(setting, row, task) if is_wanted and (tasks is None or task in tasks) else []
             if folders:
                 measured += _measured(row, folders)
