@@ -1,10 +1,10 @@
 """Variants of a distillation step on a GPU, compared in turns, and the kernels that take the time.
 
 The variants: the vocabulary losses by chunks of 512 positions with an operation for each step, as up to 0.1; by whole
-chunks; those compiled; the encoders compiled too; the teacher in bf16 throughout, including residuals and
-normalisation. `utilisation` is the share of the best rate of bf16 products measured in the same call. With
-`--profile WAY`, a table of the kernels of some steps of that variant follows. Every row is printed and appended as soon
-as it is measured.
+chunks; those compiled; the encoders compiled too, with and without attention; the teacher in bf16 throughout, including
+residuals and normalisation. `utilisation` is the share of the best rate of bf16 products measured in the same call.
+With `--profile WAY`, a table of the kernels of some steps of that variant follows. Every row is printed and appended as
+soon as it is measured.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import common
 import gpu_measures
 import torch
 from gpu_measures import EVERYWHERE, MASKED, SECONDS, Measures
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.distillation.objective import PretrainingLoss
@@ -62,6 +63,17 @@ def teacher_in_bf16() -> Iterator[None]:
 
 
 @contextmanager
+def attention_apart() -> Iterator[None]:
+    """Leave attention out of what is compiled: torch 2.11's compiler replaces its kernel by products in fp32."""
+    known = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    ALL_ATTENTION_FUNCTIONS.register("sdpa", torch._dynamo.disable(known))
+    try:
+        yield
+    finally:
+        ALL_ATTENTION_FUNCTIONS.register("sdpa", known)
+
+
+@contextmanager
 def both(*changes: Callable[[], Any]) -> Iterator[None]:
     """Several changes at once."""
     with ExitStack() as stack:
@@ -78,6 +90,8 @@ WAYS: dict[str, tuple[Callable[[], Any], bool]] = {
     "losses compiled, teacher in bf16": (lambda: both(encoders_as_they_are, teacher_in_bf16), True),
     "all compiled": (ExitStack, True),
     "all compiled, teacher in bf16": (teacher_in_bf16, True),
+    "all but attention compiled": (attention_apart, True),
+    "all but attention compiled, teacher in bf16": (lambda: both(attention_apart, teacher_in_bf16), True),
 }
 """What is changed, and whether `distill.compile` is on."""
 

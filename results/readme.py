@@ -146,6 +146,18 @@ def gpu_section() -> str:
         "| distilling | useful tokens/s | utilisation | ms a step | peak MiB |", "| :-- | --: | --: | --: | --: |",
         *_distilling(steps),
     ]  # fmt: skip
+    printed = _lines(GPU / "steps-printed.jsonl")
+    shown += [
+        "", f"On a second {printed[0]['device']}, on {printed[0]['date']}, as the command printed it: the file was "
+        "lost with the machine. [All numbers](../results/gpu/steps-printed.jsonl).", "",
+        "| distilling | useful tokens/s | utilisation | of a best rate of | ms a step |",
+        "| :-- | --: | --: | --: | --: |",
+        *(
+            f"| {row['what']} | {row['value']:,.0f} | {row['utilisation']:.1%} | {row['bf16_tflops']:.0f} TFLOP/s | "
+            f"{row['milliseconds']:.1f} |"
+            for row in printed
+        ),
+    ]  # fmt: skip
     modes = list(dict.fromkeys(row["what"].split(", ", 1)[1] for row in rows if row["measure"] == "latency"))
     times = {row["what"]: row["value"] for row in rows if row["measure"] == "latency"}
     models = list(dict.fromkeys(what.split(", ")[0] for what in times))

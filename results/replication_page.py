@@ -195,15 +195,17 @@ def scores_section() -> str:
 def score_table(found: Replication) -> Table:
     """Every row on every task, and what it keeps of its teacher."""
     columns = ("", "Row", "Kept, %", *(task.title for task in found.tasks))
-    rows, used = [], []
+    rows, used, missing = [], [], []
     for name, row in found.rows.items():
         of_row = [(task, of_task(found.found, name, task)) for task in found.tasks]
+        if not any(score for _, score in of_row):
+            missing.append(f"({row['letter']}) {row['title']}" if row["letter"] else row["title"])
+            continue
         kept = found.kept(name)
         share = Cell(NOTHING) if kept is None or kept.share is None else Cell(
             f"{100 * kept.share:.1f}", detail=f"{len(kept.counted)} tasks; raw {100 * kept.raw:.1f}" if kept.raw else ""
         )  # fmt: skip
-        is_measured = any(score for _, score in of_row)
-        cells = [score_cell(score) for _, score in of_row] if is_measured else [Cell(NOT_MEASURED)] * len(of_row)
+        cells = [score_cell(score) for _, score in of_row]
         rows.append(
             TableRow("measured", (Cell(row["letter"] and f"({row['letter']})"), Cell(row["title"]), share, *cells))
         )
@@ -215,6 +217,7 @@ def score_table(found: Replication) -> Table:
         "majority class beyond chance; raw: share of its mean. Teacher of (a) to (d): the adapted one; of the others "
         "the encoder as it comes.",
         f"{NOTHING}: {NOT_MEASURED}, or nothing to keep.",
+        *([f"Not measured yet: {'; '.join(missing)}."] if missing else []),
         *notes_on(used),
     ]
     majority = [
@@ -231,13 +234,9 @@ def score_table(found: Replication) -> Table:
         ),
     )
     return Table(
-        "replication",
-        "Scores",
-        "In points, on the validation splits, of IMDb on test.",
-        columns,
-        tuple(rows),
+        "replication", "Scores", "In points, on the validation splits, of IMDb on test.", columns, tuple(rows),
         tuple(notes),
-    )
+    )  # fmt: skip
 
 
 def notes_on(used: Sequence[tuple[Mapping[str, Any], Task, Score]]) -> list[str]:
@@ -318,15 +317,16 @@ def tests_section() -> str:
 def tests_table(found: Replication) -> Table:
     """For each pair the mean difference, and the difference on each task, with its p."""
     by_task = {(d.row, d.against, d.task.name): d for d in found.differences if d.is_headline}
-    rows = []
+    rows, missing = [], 0
     for first, second in found.plan["compared"]["pairs"]:
         mean = found.mean_difference(first, second, found.complete)
-        shown, detail = NOT_MEASURED, ""
-        if mean is not None:
-            low, high = mean.interval
-            shown = f"{signed(mean.value)}{mean.mark}"
-            detail = f"{signed(low)} to {signed(high)}, {len(mean.tasks)} task{'s' * (len(mean.tasks) > 1)}"
-        cells = [Cell(" − ".join(found.rows[row]["title"] for row in (first, second))), Cell(shown, detail=detail)]
+        if mean is None:
+            missing += 1
+            continue
+        low, high = mean.interval
+        detail = f"{signed(low)} to {signed(high)}, {len(mean.tasks)} task{'s' * (len(mean.tasks) > 1)}"
+        shown = Cell(f"{signed(mean.value)}{mean.mark}", detail=detail)
+        cells = [Cell(" − ".join(found.rows[row]["title"] for row in (first, second))), shown]
         for task in found.tasks:
             d = by_task.get((first, second, task.name))
             cells.append(Cell(signed(d.paired.difference), d.mark, f"p {format_p(d.adjusted)}") if d else Cell(NOTHING))
@@ -339,6 +339,7 @@ def tests_table(found: Replication) -> Table:
         f"higher, {LOWER} surely lower.",
         "Mean: over the complete tasks that both have; its interval takes the errors of the tasks as independent. The "
         "spread between trainings is in none of the intervals.",
+        *([f"Left out: {missing} comparisons with rows that are {NOT_MEASURED} yet."] if missing else []),
     )  # fmt: skip
     return Table(
         "tests",

@@ -202,6 +202,8 @@ def test_texts_without_labels_and_copies_are_trained_on_too(recipe: Recipe, tmp_
         steps[name] = [told_steps(estimated(own, tmp_path / name, row).what) for row in ("student", "student (D)")]
     # 21 examples in batches of 4, twice; 9 more texts; three times as many.
     assert steps == {"labels": [12, 12], "more": [12, 16], "copies": [12, 32]}
+    own = taught(recipe, batch_size=8)
+    assert [told_steps(estimated(own, tmp_path / "larger", row).what) for row in ("student", "student (D)")] == [12, 6]
     same_error(taught(recipe, unlabelled=str(tmp_path / "none.txt")), tmp_path / "new", "none.txt", stages=["finetune"])
 
 

@@ -22,6 +22,7 @@ from tinydistilbert.finetuning.schedule import finetune_steps
 from tinydistilbert.finetuning.soft_targets import SoftTargets, SoftTargetSource, make_soft_targets
 from tinydistilbert.finetuning.trainer import TaskTraining, prepare_training
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
+from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Finetune, Optimization, Recipe, TaskDistillation
 from tinydistilbert.run_folder import SOFT_TARGETS, TRAINING_FACTS
 from tinydistilbert.storage import atomic
@@ -313,3 +314,15 @@ def test_layers_are_learned_first_where_the_recipe_says_so(data: Path, encoder: 
     assert [line["step"] for line in log if line["hidden"] > 0] == list(range(1, 9))
     assert [line["step"] for line in log if line["soft"] > 0] == list(range(9, 17))
     load_model(tmp_path / "d", "classification", require_head=True)
+
+
+def test_rows_that_learn_from_teachers_may_have_larger_batches(data: Path, encoder: Path, tmp_path: Path) -> None:
+    folders = teachers(data, encoder, tmp_path, "cola", [0])
+    settings = recipe(data, epochs=1.0, distillation=TaskDistillation(batch_size=32))
+    source = soft_targets_of(settings, "cola", encoder, folders, tmp_path / "targets")
+    finetuned(settings, "cola", encoder, tmp_path / "plain", row="student", seed=1)
+    finetuned(settings, "cola", encoder, tmp_path / "d", row="student (D)", seed=1, soft_targets=source)
+    assert [facts(tmp_path / name)["steps"] for name in ("plain", "d")] == [8, 2], "of 64 examples"
+    own = toml.from_dict({"finetune": {"override": {"cola": {"distillation": {"batch_size": 7}}}}}, "here").finetune
+    sizes = [own.settings(task, is_distilled=True).optimization.batch_size for task in ("cola", "mrpc")]
+    assert sizes == [7, own.optimization.batch_size] and own.settings("cola").optimization.batch_size == sizes[1]

@@ -254,11 +254,12 @@ def test_whole_chunks_in_bf16_are_as_near_to_the_exact_gradient_as_rows(
     assert max(errors[()]) < max(0.02, 2 * max(errors["cpu",])), errors
 
 
-def test_what_is_compiled_is_one_graph_for_chunks_of_any_size() -> None:
+def test_what_is_compiled_is_one_graph_for_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     counted = torch._dynamo.testing.CompileCounter()
     plain = inspect.unwrap(whole_chunks.gradient_and_sums)  # without the wrapper that checks shapes in tests
-    function = torch.compile(plain, backend=counted, dynamic=True, fullgraph=True)
+    monkeypatch.setattr(whole_chunks, "gradient_and_sums", plain)
+    function = whole_chunks.compiled(counted)
     random = torch.Generator().manual_seed(0)
     for positions, masked, scale in ((20, 9, 0.5), (17, 8, 0.25), (23, 5, 0.125)):
         logits, teacher = (torch.randn(positions, 50, generator=random) for _ in range(2))

@@ -5,6 +5,7 @@ such cache, and each operation reads and writes the whole chunk. So the matrix p
 bias, and the rest is one function, which torch.compile reduces to two passes.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -70,6 +71,18 @@ def gradient_and_sums(
 
 
 @cache
-def compiled() -> Any:
-    """Return `gradient_and_sums` compiled for chunks of any size; if compiling fails, torch runs it uncompiled."""
-    return torch.compile(gradient_and_sums, dynamic=True)
+def compiled(backend: str | Callable[..., Any] = "inductor") -> Any:
+    """Return `gradient_and_sums` compiled for any number of positions; if compiling fails, torch runs it uncompiled.
+
+    It is compiled for the vocabulary at hand: for one of any size, torch's compiler splits the sums over the words into
+    several kernels, and a step took 2 % longer on an H200 (`benchmarks/gpu_step.py`).
+    """
+    function = torch.compile(gradient_and_sums, backend=backend)
+
+    def of_chunk(logits: Tensor, teacher: Tensor | None, labels: Tensor, *rest: Any) -> Any:
+        for tensor in (logits, teacher, labels):
+            if tensor is not None and len(tensor) > 1:  # none and one are always a case of their own
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return function(logits, teacher, labels, *rest)
+
+    return of_chunk
