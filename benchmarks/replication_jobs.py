@@ -158,13 +158,15 @@ class Setting:
         plain = 0.0
         is_taught = distillation.tasks != "none" and not self.teachers_only
         size = distillation.batch_size or settings.optimization.batch_size
-        taught = math.ceil(TRAIN_EXAMPLES[job.task] * (1 + distillation.augment) / size)
+        of_copies = math.ceil(TRAIN_EXAMPLES[job.task] * (1 + distillation.augment) / size)
         if not recipe.finetune.model:
             plain = sum(TEACHER_STEP if name == "teacher" else 1.0 for name in settings.models)
         elif not is_taught:
             plain = 1.0
         distilled = (
-            steps if distillation.epochs is None else (distillation.intermediate_epochs + distillation.epochs) * taught
+            steps
+            if distillation.epochs is None
+            else (distillation.intermediate_epochs + distillation.epochs) * of_copies
         )
         total = plain * steps + TAUGHT_STEP * distilled * is_taught
         return len(self.seeds(job.task)) * total * MILLISECONDS / 1000 + OVERHEAD.get(job.task, SMALL_OVERHEAD)
