@@ -1,4 +1,4 @@
-"""The page about the ways of three settings: its files are there, mention what it says, and are counted right."""
+"""The page about three settings: its files are there, mention what it says, and are counted right."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ WHOLE = "take the whole recipe"
 
 
 def section_of(setting: str) -> str:
-    """The part of the page about the way of a setting now."""
+    """The part of the page about a setting now."""
     return PAGE.split(f"### Now: `{setting}`\n")[1].split("\n## ")[0]
 
 
