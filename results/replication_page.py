@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import re
 import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -249,9 +248,8 @@ def notes_on(used: Sequence[tuple[Mapping[str, Any], Task, Score]]) -> list[str]
         elif score.sanity_warnings:
             others.append((f"{row['title']}, {task.title}", task.title, score))
         for unbeaten in score.unbeaten:
-            match = re.fullmatch(r"it does not beat (.+) beyond chance \((.+)\)", unbeaten)
-            assert match, unbeaten
-            baselines.setdefault(match[1], {}).setdefault(task.title, []).append(f"{row['short']} ({match[2]})")
+            by_task = baselines.setdefault(unbeaten.baseline, {})
+            by_task.setdefault(task.title, []).append(f"{row['short']} ({unbeaten.by})")
     marks = scores.notes_on_marks((row["title"], task.title, score) for row, task, score in used)
     notes = [note for note in marks if not note.startswith(WARNING)]
     shared = {"Not above the majority baseline, in how many seeds": majority} if majority else {}

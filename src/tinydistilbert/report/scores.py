@@ -52,12 +52,27 @@ def mark_of(interval: tuple[float, float], adjusted: float) -> str:
 
 
 @dataclass(frozen=True)
+class Unbeaten:
+    """A cheap baseline that a score does not beat beyond chance."""
+
+    baseline: str
+    """Its title in tables."""
+    by: str
+    """The difference in points, and Holm's p."""
+
+    @property
+    def sentence(self) -> str:
+        """What a warning says."""
+        return f"it does not beat {self.baseline} beyond chance ({self.by})"
+
+
+@dataclass(frozen=True)
 class Score:
     """One quantity, measured once per seed; `runs` is ordered by value and never empty."""
 
     runs: tuple[Measurement, ...]
-    unbeaten: tuple[str, ...] = ()
-    """The cheap baselines that it does not beat beyond chance, in words."""
+    unbeaten: tuple[Unbeaten, ...] = ()
+    """The cheap baselines that it does not beat beyond chance."""
 
     @property
     def value(self) -> float:
@@ -89,7 +104,7 @@ class Score:
     @property
     def warnings(self) -> tuple[str, ...]:
         """The sanity warnings of all runs, and the cheap baselines that are not beaten."""
-        return (*self.sanity_warnings, *self.unbeaten)
+        return (*self.sanity_warnings, *(unbeaten.sentence for unbeaten in self.unbeaten))
 
     @property
     def sanity_warnings(self) -> tuple[str, ...]:
@@ -126,7 +141,7 @@ def collect(measurements: Iterable[Measurement]) -> Scores:
     Comparisons of rows are not scores: those with a cheap baseline are added to the scores that do not beat it.
     """
     latest: dict[tuple[str, str, str, str], dict[int, Measurement]] = {}
-    unbeaten: dict[tuple[str, str, str, str], dict[str, str]] = {}
+    unbeaten: dict[tuple[str, str, str, str], dict[str, Unbeaten | None]] = {}
     for m in measurements:
         if m.task != COMPARE:
             latest.setdefault((m.model, m.task, m.split, m.metric), {})[m.seed] = m
@@ -141,16 +156,14 @@ def collect(measurements: Iterable[Measurement]) -> Scores:
     }
 
 
-def _unbeaten(difference: Measurement) -> str:
-    """Say that the baseline is not beaten beyond chance; empty if it is."""
+def _unbeaten(difference: Measurement) -> Unbeaten | None:
+    """Return the baseline of a comparison unless it is beaten beyond chance."""
     details = difference.details
     low, high = details["interval"]
     if mark_of((low, high), details["p_adjusted"]) == HIGHER:
-        return ""
-    return (
-        f"it does not beat {row_title(details['against'])} beyond chance ({signed(difference.value)} points, "
-        f"p {format_p(details['p_adjusted'])})"
-    )
+        return None
+    by = f"{signed(difference.value)} points, p {format_p(details['p_adjusted'])}"
+    return Unbeaten(row_title(details["against"]), by)
 
 
 def of_task(scores: Scores, model: str, task: Task, metric: str = "") -> Score | None:
@@ -221,7 +234,7 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
             if score.sanity_warnings:
                 warned[f"{whose}{seeds}: {'; '.join(score.sanity_warnings[:2])}"] = None
             if score.unbeaten:
-                warned[f"{whose}: {'; '.join(score.unbeaten)}"] = None
+                warned[f"{whose}: {'; '.join(unbeaten.sentence for unbeaten in score.unbeaten)}"] = None
     counts_by_mark = {
         f"{SUBSET} scored on a part of the split, in examples": scored,
         f"{TRAINED_ON_SUBSET} fine-tuned on a part of the train split, in examples": trained,

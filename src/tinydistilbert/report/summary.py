@@ -161,7 +161,7 @@ def _sure_of_scores(
             f"Fine-tuned on a part of the train split (†); all of it would probably score higher: {', '.join(parts)}."
         )
     sentences += _sure_of_differences(tests, [task for task in tasks if scores.of_task(found, TEACHER, task)], subject)
-    unbeaten = [f"{title}: {', '.join(s.unbeaten)}" for title, _, s in pairs if s.unbeaten]
+    unbeaten = [f"{title}: {', '.join(u.sentence for u in s.unbeaten)}" for title, _, s in pairs if s.unbeaten]
     if unbeaten:
         sentences.append(
             f"{WARNING} No better than a cheap baseline, as far as these examples show: {'; '.join(unbeaten)}."
