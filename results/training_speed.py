@@ -26,7 +26,9 @@ PAIRS = {"bert-base": "BERT-base → 6 layers", "offline": "offline teacher → 
 FINETUNE_WAYS = {
     "padded": "transformers’ Trainer, padded to the maximum",
     "dynamic": "transformers’ Trainer, padded to the longest of a random batch",
-    "grouped": "transformers’ Trainer, batches by length", "ours": "ours", "ours_no_attention_dropout": "ours, no attention dropout",
+    "grouped": "transformers’ Trainer, batches by length",
+    "ours": "ours",
+    "ours_no_attention_dropout": "ours, no attention dropout",
 }  # fmt: skip
 FINETUNE_MODELS = {"offline-student": "3 layers × 384", "distilbert": "DistilBERT"}
 FINETUNE_TASKS = {"sst2": "SST-2", "cola": "CoLA", "squad": "SQuAD"}
