@@ -20,7 +20,7 @@ from pathlib import Path
 import common
 import torch
 from gpu_day import packed_commit
-from replication_jobs import DISTILL, Job, Setting, planned
+from replication_jobs import DISTILL, Job, Setting, is_chosen, planned
 
 WORKERS = 10
 """Processes on a GPU: a model of this size keeps it waiting for the next launch."""
@@ -316,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = [
         job
         for job in planned(setting)
-        if (chosen.recipes is None or {job.recipe, job.name} & {*chosen.recipes})
+        if is_chosen(job, chosen.recipes)
         and (not chosen.teachers_only or setting.recipes[job.recipe].finetune.models == ("teacher",))
         and (chosen.tasks is None or job.task in chosen.tasks)
     ]

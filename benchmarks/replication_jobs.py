@@ -6,7 +6,7 @@ distillation with which the tasks of a recipe begin.
 
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -226,6 +226,11 @@ def _as_toy(recipe: Recipe) -> Recipe:
 def read_plan() -> dict[str, Any]:
     """The content of rows.toml."""
     return tomllib.loads((RECIPES / "rows.toml").read_text(encoding="utf-8"))
+
+
+def is_chosen(job: Job, recipes: Sequence[str] | None) -> bool:
+    """Whether one of the names is the job's recipe or the job, RECIPE/TASK; without names every job is chosen."""
+    return recipes is None or not {job.recipe, job.name}.isdisjoint(recipes)
 
 
 def planned(setting: Setting) -> list[Job]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from replication_jobs import DISTILL, RECIPES, Setting
+from replication_jobs import DISTILL, RECIPES, Job, Setting, is_chosen
 
 from tinydistilbert import results
 from tinydistilbert.errors import UserError
@@ -45,13 +45,11 @@ def collect(setting: Setting, recipes: Sequence[str] | None = None, tasks: Seque
     answers: Answers = {task: {} for task in every}
     taken = 0
     for row in rows:
-        names = {row["recipe"], *(f"{row['recipe']}/{task}" for task in every)}
-        is_wanted = recipes is None or not names.isdisjoint(recipes)
+        is_wanted = any(is_chosen(Job(row["recipe"], task), recipes) for task in every)
         measured += (is_wanted and _pretraining(setting, row)) or published.measured(row["name"], PRETRAINING)
         for task in every:
-            names = {row["recipe"], f"{row['recipe']}/{task}"}
-            is_wanted = recipes is None or not names.isdisjoint(recipes)
-            folders = _scored(setting, row, task) if is_wanted and (tasks is None or task in tasks) else []
+            is_wanted = is_chosen(Job(row["recipe"], task), recipes) and (tasks is None or task in tasks)
+            folders = _scored(setting, row, task) if is_wanted else []
             if folders:
                 measured += _measured(row, folders)
                 answers[task][row["name"]] = _answers(setting, row, task)

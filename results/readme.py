@@ -148,8 +148,9 @@ def gpu_section() -> str:
     ]  # fmt: skip
     printed = _lines(GPU / "steps-printed.jsonl")
     shown += [
-        "", f"On a second {printed[0]['device']}, on {printed[0]['date']}, as the command printed it: the file was "
-        "lost with the machine. [All numbers](../results/gpu/steps-printed.jsonl).", "",
+        "", f"On a second {printed[0]['device']}, on {printed[0]['date']}, as `gpu_step.py` printed it while "
+        "other trainings on the card were stopped; its file was lost with the machine. [All "
+        "numbers](../results/gpu/steps-printed.jsonl).", "",
         "| distilling | useful tokens/s | utilisation | of a best rate of | ms a step |",
         "| :-- | --: | --: | --: | --: |",
         *(

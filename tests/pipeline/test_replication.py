@@ -57,7 +57,8 @@ def test_the_replication_at_toy_size(
     models = models_of(tmp_path / "models", teacher, tokenizer)
     command = [
         "--toy", "--device", "cpu", "--data", data, "--models", models, "--run", run,
-        "--output", output, "--recipes", "task-student", "minilm-l3", "random", "--tasks", "wnli", "rte",
+        "--output", output, "--recipes", "task-student", "minilm-l3", "random/wnli", "random/rte",
+        "--tasks", "wnli", "rte", "mrpc",
     ]  # fmt: skip
     for name in CHANGED:
         monkeypatch.setenv(name, os.environ.get(name, ""))  # it is as before when the test is over
@@ -66,7 +67,7 @@ def test_the_replication_at_toy_size(
         replication.main([str(word) for word in command])
     out, log = capsys.readouterr().out, (run / "worker-0.log").read_text()
     assert stop.value.code == 1, out + log  # there is no RTE
-    assert "3 of 6 jobs are done" in out and "task-student/rte: left out" in out, log
+    assert "3 of 8 jobs are done" in out and "task-student/rte: left out" in out, log
     jobs = [json.loads(line) for line in (run / "jobs.jsonl").read_text().splitlines()]
     assert [row["job"] for row in jobs] == ["task-student/wnli", "minilm-l3/wnli", "random/wnli"]
     assert {row["state"] for row in jobs} == {"done"}
@@ -74,6 +75,11 @@ def test_the_replication_at_toy_size(
         names = tar.getnames()
     assert "random/wnli/tasks/wnli/control/seed-0/scores/predictions-validation.parquet" in names
     assert not [name for name in names if name.endswith((".safetensors", ".npy", "/log.jsonl"))]
+    named = ["task-student/wnli", "task-student/wnli/teacher"]
+    replication.main([*map(str, command[: command.index("--recipes")]), "--bring", *named])
+    with tarfile.open(output / "models.tar.gz.00") as tar:
+        brought = {str(Path(name).parent) for name in tar.getnames() if name.endswith(".safetensors")}
+    assert brought == {f"models/task-student/wnli/{row}" for row in ("student-d", "teacher")}
 
     setting = replication_jobs.Setting(data, models, run, "cpu", toy=True)
     assert setting.is_done(replication_jobs.Job("random", "wnli"))  # and not done again
@@ -97,7 +103,7 @@ def test_the_replication_at_toy_size(
 
     shutil.rmtree(run / "random")  # what is in no run folder any more stays as it was collected
     capsys.readouterr()
-    replication_results.collect(setting, recipes=["task-student", "random"])
+    replication_results.collect(setting, recipes=["task-student/wnli", "random"])
     assert undated(results.read(tmp_path / "collected" / "results.jsonl")) == undated(measured)
     assert pq.read_table(tmp_path / "collected" / "predictions" / "wnli.parquet") == predictions
     assert "4 of the run, 2 kept" in capsys.readouterr().out

@@ -74,8 +74,8 @@ def gradient_and_sums(
 def compiled(backend: str | Callable[..., Any] = "inductor") -> Any:
     """Return `gradient_and_sums` compiled for any number of positions; if compiling fails, torch runs it uncompiled.
 
-    It is compiled for the vocabulary at hand: for one of any size, torch's compiler splits the sums over the words into
-    several kernels, and a step took 2 % longer on an H200 (`benchmarks/gpu_step.py`).
+    It is compiled for the vocabulary at hand: for one of any size, torch 2.11's compiler splits the sums over the words
+    into several kernels, with a warning.
     """
     function = torch.compile(gradient_and_sums, backend=backend)
 
