@@ -66,14 +66,14 @@ def traced_as(made: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("head", ["classification", "regression", "span", "masked-lm"])
 @pytest.mark.parametrize("model_type", ["bert", "distilbert"])
-def test_a_hundred_random_shapes_give_torchs_logits(
+def test_random_shapes_give_torchs_logits(
     model_type: str, head: str, task_model: Maker, exported: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_model(task_model(model_type, head), head).eval()
     monkeypatch.setitem(globals(), "load_model", lambda *_: loaded)  # once, not a hundred times
     runtime = OnnxRuntime(exported(model_type, head), threads=1)
     assert runtime.token_types == (model_type == "bert")
-    for shape in SHAPES:
+    for shape in SHAPES if head == "classification" else SHAPES[:30]:  # what is before the head is the same
         inputs = random_inputs(shape, token_types=runtime.token_types)
         ours, theirs = runtime(inputs), torchs(task_model(model_type, head), inputs)
         assert ours.dtype == np.float32 and ours.shape == theirs.shape

@@ -98,3 +98,13 @@ def test_what_this_process_does_is_not_the_others(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cores.time, "perf_counter", lambda: next(now))
     monkeypatch.setattr(cores.time, "sleep", lambda _: None)
     assert cores.busy_elsewhere() == pytest.approx((0.6 - 0.25) / 0.5)
+
+
+def test_processor_seconds_are_those_of_the_clock_or_what_passed_where_it_stood_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used, now, calls = iter([1.0, 1.25, 2.0, 2.0]), iter([100.0, 100.5, 102.0]), []
+    monkeypatch.setattr(cores.time, "perf_counter", lambda: next(now))
+    assert cores.processor_seconds(lambda: calls.append(1), lambda: next(used)) == 0.25
+    assert cores.processor_seconds(lambda: calls.append(2), lambda: next(used)) == 1.5
+    assert calls == [1, 2]

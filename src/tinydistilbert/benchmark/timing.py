@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from tinydistilbert.progress import duration, say
+from tinydistilbert.training.cores import processor_seconds
 
 WARM_UP = 2
 """Untimed passes before each slice, because the caches still hold the previous model."""
@@ -45,9 +46,7 @@ def wall_clock(answer: Callable[[Any], object], prepared: Any) -> float:
 
 def core_clock(answer: Callable[[Any], object], prepared: Any) -> float:
     """Return the CPU seconds of one call, without the time of other programs, except for their effect on caches."""
-    start = time.thread_time()
-    answer(prepared)
-    return time.thread_time() - start
+    return processor_seconds(lambda: answer(prepared), time.thread_time)
 
 
 CLOCKS = {"wall": wall_clock, "core": core_clock}

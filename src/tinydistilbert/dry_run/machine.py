@@ -14,6 +14,7 @@ from transformers import BertConfig, BertModel, PretrainedConfig
 from tinydistilbert.models.dropout import quick_dropout
 from tinydistilbert.models.pruned import keep
 from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size, layer_shapes
+from tinydistilbert.training.cores import processor_seconds
 from tinydistilbert.training.precision import Precision, multiplying
 
 EFFICIENCY_GPU, EFFICIENCY_GPU_SCORING = 0.33, 0.58
@@ -192,14 +193,15 @@ def _least_seconds(operation: Callable[[], object], device: torch.device) -> flo
     On one core, processor time is measured, which other programs change little.
     """
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    operation()
-    least, end = float("inf"), time.perf_counter() + PROBE_SECONDS
-    while least == float("inf") or time.perf_counter() < end:
-        _wait(device)
-        begin = clock()
+
+    def whole() -> None:
         operation()
         _wait(device)
-        least = min(least, clock() - begin)
+
+    whole()
+    least, end = float("inf"), time.perf_counter() + PROBE_SECONDS
+    while least == float("inf") or time.perf_counter() < end:
+        least = min(least, processor_seconds(whole, clock))
     return least
 
 

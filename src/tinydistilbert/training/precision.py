@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.training.cores import processor_seconds
 
 Precision = Literal["fp32", "fp32-onednn", "bf16"]
 """`fp32-onednn`: single precision by oneDNN instead of the CPU's default library, such as MKL or OpenBLAS."""
@@ -171,10 +172,9 @@ def product_seconds(weights: Sequence[Shape], precisions: Sequence[Precision]) -
         for name in precisions:
             with onednn(name):
                 for index, run in enumerate(passes[name]):
-                    begin = time.process_time()
-                    run()
+                    seconds = processor_seconds(run)
                     if rounds:
-                        least[name][index] = min(least[name][index], time.process_time() - begin)
+                        least[name][index] = min(least[name][index], seconds)
         rounds += 1
     return {name: sum(each) for name, each in least.items()}
 
