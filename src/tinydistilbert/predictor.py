@@ -155,9 +155,9 @@ class Predictor:
             return self.runtime({**given, "token_type_ids": types} if self.runtime.token_types else given)
         every, input_ids = np.arange(len(inputs.lengths)), TokenRows(inputs.ids, inputs.lengths)
         features = Features(input_ids, input_ids.with_flat(inputs.types), every, every)
-        found = predict(self.runtime, features, pad_token_id=self._pad)
-        assert isinstance(found, np.ndarray), "no span model"
-        return found
+        logits = predict(self.runtime, features, pad_token_id=self._pad)
+        assert isinstance(logits, np.ndarray), "no span model"
+        return logits
 
     def _classes(self, logits: NDArray[np.float32]) -> list[Prediction]:
         best = [(row, row.index(max(row))) for row in _probabilities(logits)]
@@ -193,10 +193,10 @@ class Predictor:
         given = [(text, words_in(text)) if isinstance(text, str) else joined(text) for text in texts]
         columns: dict[str, list[Any]] = {"text": [text for text, _ in given], WORDS: [words for _, words in given]}
         columns["label"] = [None] * len(given)
-        found = self.word_tags(Examples(NER, "given", columns, len(given)))
+        predictions = self.word_tags(Examples(NER, "given", columns, len(given)))
         answers = [
             {"entities": _entities(*of_text, words)} | ({} if isinstance(text, str) else {"tags": words.tags})
-            for text, of_text, words in zip(texts, given, found, strict=True)
+            for text, of_text, words in zip(texts, given, predictions, strict=True)
         ]
         lost = self.excess(columns["text"])
         return [answer | ({CUT: tokens} if tokens else {}) for answer, tokens in zip(answers, lost, strict=True)]
@@ -222,14 +222,14 @@ class Predictor:
         ]
 
 
-def _entities(text: str, words: Sequence[Word], found: WordPredictions) -> list[Prediction]:
+def _entities(text: str, words: Sequence[Word], predictions: WordPredictions) -> list[Prediction]:
     """The entities of a text."""
     return [
         {
             "label": kind, "text": text[words[first][0] : words[last][1]], "start": words[first][0],
-            "end": words[last][1], "score": float(found.probabilities[first : last + 1].mean()),
+            "end": words[last][1], "score": float(predictions.probabilities[first : last + 1].mean()),
         }
-        for kind, first, last in entities_of(found.tags)
+        for kind, first, last in entities_of(predictions.tags)
     ]  # fmt: skip
 
 

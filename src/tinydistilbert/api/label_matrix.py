@@ -64,14 +64,14 @@ def matrix_of(rows: Sequence[Iterable[Any]], labels: NDArray[Any]) -> NDArray[np
     Raises:
         UserError: a row contains another label.
     """
-    places = {label: place for place, label in enumerate(labels.tolist())}
+    columns = {label: column for column, label in enumerate(labels.tolist())}
     matrix = np.zeros((len(rows), len(labels)), dtype=np.int64)
     for number, row in enumerate(rows):
         for label in row:
-            if label not in places:
+            if label not in columns:
                 fix = "leave it out, or train again with it"
                 raise UserError(f"y, row {number}", expected="a label of the training data", found=repr(label), fix=fix)
-            matrix[number, places[label]] = 1
+            matrix[number, columns[label]] = 1
     return matrix
 
 

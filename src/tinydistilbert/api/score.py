@@ -57,20 +57,20 @@ def score_of(predictor: Predictor, data: Data, columns: Columns) -> Scores:
         examples = load_examples(
             task, "validation", data=None, corpus=Corpus(), limit=0, seed=SEED, labels=predictor.labels or None
         )
-    found = score(examples, _predictions(predictor, examples), seed=SEED)
+    by_metric = score(examples, _predictions(predictor, examples), seed=SEED)
     return Scores(
-        {name: value for name, (value, _) in found.items()},
-        {name: (details["interval"][0], details["interval"][1]) for name, (_, details) in found.items()},
-        {name: details["majority"] for name, (_, details) in found.items()},
+        {name: value for name, (value, _) in by_metric.items()},
+        {name: (details["interval"][0], details["interval"][1]) for name, (_, details) in by_metric.items()},
+        {name: details["majority"] for name, (_, details) in by_metric.items()},
         len(examples),
-        tuple(dict.fromkeys(warning for _, details in found.values() for warning in details["warnings"])),
+        tuple(dict.fromkeys(warning for _, details in by_metric.values() for warning in details["warnings"])),
     )
 
 
 def _predictions(predictor: Predictor, examples: Examples) -> Predictions:
     columns = examples.columns
     if predictor.kind == "token-classification":
-        return predictions_of_tags(examples, [found.tags for found in predictor.word_tags(examples)])
+        return predictions_of_tags(examples, [tagged.tags for tagged in predictor.word_tags(examples)])
     if predictor.kind != "span":
         logits = predictor.logits(columns["text"], columns.get("text_pair"))
         return predictions_of_rows(examples, logits, predictor.label_thresholds)

@@ -13,7 +13,7 @@ def targets(to: str | Iterable[str], where: str = "to") -> dict[str, str]:
     """
     endings = {"ms": "target_latency", "kB": "target_size", "MB": "target_size", "GB": "target_size"}
     endings |= {"M": "target_operations", "G": "target_operations", "T": "target_operations"}
-    found: dict[str, str] = {}
+    by_key: dict[str, str] = {}
     for target in [to] if isinstance(to, str) and to else to:
         number, unit = target.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ").strip(), ""
         unit = target.strip()[len(number) :].strip()
@@ -21,11 +21,11 @@ def targets(to: str | Iterable[str], where: str = "to") -> dict[str, str]:
         if key is None or not _is_number(number):
             expected, fix = "5ms, 20MB or 100M (operations)", "write a number with its unit"
             raise UserError(where, expected=expected, found=repr(target), fix=fix)
-        if key in found:
-            problem = f"{found[key]} and {target} are targets of the same kind"
+        if key in by_key:
+            problem = f"{by_key[key]} and {target} are targets of the same kind"
             raise UserError(where, problem=problem, fix="delete one")
-        found[key] = number + unit
-    return found
+        by_key[key] = number + unit
+    return by_key
 
 
 def _is_number(text: str) -> bool:

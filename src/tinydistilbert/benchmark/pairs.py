@@ -104,9 +104,9 @@ def whole_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     candidates = sorted({token.lstrip("Ġ▁") for token in tokenizer.get_vocab()})  # marks for a space before a word
     candidates = [word for word in candidates if word.isalpha()]
     encoded = tokenizer(candidates, add_special_tokens=False)["input_ids"]
-    found = [word for word, ids in zip(candidates, encoded, strict=True) if len(ids) == 1 and ids[0] != unknown]
-    assert found, "every tokenizer has letters"
-    return found
+    words = [word for word, ids in zip(candidates, encoded, strict=True) if len(ids) == 1 and ids[0] != unknown]
+    assert words, "every tokenizer has letters"
+    return words
 
 
 def slices_of_like_lengths(lengths: Sequence[int], examples: int, rounds: int, seed: int) -> list[list[int]]:

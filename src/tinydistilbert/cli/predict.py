@@ -48,18 +48,18 @@ class _Answering:
         from tinydistilbert.predictor import CUT
 
         if self.truncate:
-            found = self.predictor.predict(texts, pairs)
-            excess = [answer.get(CUT, 0) for answer in found]
+            rows = self.predictor.predict(texts, pairs)
+            excess = [answer.get(CUT, 0) for answer in rows]
         else:
             excess = self.predictor.excess(texts, pairs)
             asked = [number for number, tokens in enumerate(excess) if not tokens]
             answers = iter(self.predictor.predict([texts[i] for i in asked], pairs and [pairs[i] for i in asked]))
-            found = [{"error": f"{tokens} tokens too long"} if tokens else next(answers) for tokens in excess]
+            rows = [{"error": f"{tokens} tokens too long"} if tokens else next(answers) for tokens in excess]
         for number, tokens in enumerate(excess, self.texts + 1):
             if tokens:
                 self._note(number, tokens)
         self.texts += len(texts)
-        return found
+        return rows
 
     def _note(self, number: int, tokens: int) -> None:
         self.long_count += 1

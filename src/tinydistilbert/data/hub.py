@@ -36,16 +36,16 @@ def parse(text: str) -> HubName | None:
     """Parse `owner/name`, with `:configuration`, `:configuration:split` or `::split`; None for other texts."""
     if _NAME.fullmatch(text):
         return HubName(text)
-    found = _NAME_WITH_PARTS.fullmatch(text)
-    if not found or not (found["config"] or found["split"]):
+    match = _NAME_WITH_PARTS.fullmatch(text)
+    if not match or not (match["config"] or match["split"]):
         return None
-    return HubName(found["name"], found["config"] or None, found["split"] or None)
+    return HubName(match["name"], match["config"] or None, match["split"] or None)
 
 
 def saved_folder(text: str) -> tuple[Path, str | None] | None:
     """Return folder and split of `folder` or `folder::split`, if `save_to_disk` wrote the folder; else None."""
-    found = _SPLIT_OF_FOLDER.fullmatch(text)
-    path, split = (Path(found["folder"]), found["split"]) if found else (Path(text), None)
+    match = _SPLIT_OF_FOLDER.fullmatch(text)
+    path, split = (Path(match["folder"]), match["split"]) if match else (Path(text), None)
     path = path.expanduser()
     return (path, split) if is_saved(path) else None
 
@@ -203,9 +203,9 @@ def _fetched(rows: Iterable[Any], name: str) -> Iterator[Any]:
         try:
             row = next(iterator, None)
         except Exception as error:
-            found = str(error).partition("\n")[0][:200] or type(error).__name__
+            reason = str(error).partition("\n")[0][:200] or type(error).__name__
             again = "if the network failed, the same command continues after the last finished shard"
-            raise SourceLost(f"corpus.source {name}: it could not be read to its end: {found}; {again}") from error
+            raise SourceLost(f"corpus.source {name}: it could not be read to its end: {reason}; {again}") from error
         if row is None:
             return
         yield row

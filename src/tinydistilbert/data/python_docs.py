@@ -176,14 +176,14 @@ def functions_of(module: str, tree: ast.Module) -> Iterator[Function]:
 def _library() -> tuple[tuple[Document, ...], tuple[Function, ...]]:
     """Return documents and functions together: parsing the library is most of the work for either."""
     pages = [(f"topic {name}", text) for name, text in sorted(manual.topics.items())]
-    found: dict[str, Function] = {}
+    by_summary: dict[str, Function] = {}
     for name, path in _modules(Path(sysconfig.get_path("stdlib"))):
         source = path.read_text(encoding="utf-8", errors="replace")
         tree = ast.parse(source)
         pages.append((name, _module_text(source, tree)))
         for function in functions_of(name, tree):
-            found.setdefault(function.summary, function)
-    return tuple(clean(pages)), tuple(found.values())
+            by_summary.setdefault(function.summary, function)
+    return tuple(clean(pages)), tuple(by_summary.values())
 
 
 def documents() -> tuple[Document, ...]:

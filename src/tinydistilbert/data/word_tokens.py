@@ -63,8 +63,8 @@ class WordTokens:
         ends = np.cumsum(counts)
         # Position of each token among the stored ones: that of its word's first token plus its distance from it.
         firsts = (np.cumsum(self._counts) - self._counts)[numbers]
-        places = np.repeat(firsts - (ends - counts), counts) + np.arange(int(counts.sum()))
-        return self._ids[places], counts
+        positions = np.repeat(firsts - (ends - counts), counts) + np.arange(int(counts.sum()))
+        return self._ids[positions], counts
 
     def _learn(self, words: Sequence[str]) -> None:
         if not words:

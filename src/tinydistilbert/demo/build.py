@@ -75,7 +75,7 @@ def demo(
         both = texts.pop() if len(texts) == 1 else None
         atomic.write_json(
             folder / SETTINGS,
-            {"kind": kinds.pop(), "texts": both, **_places(bool(assets)), "examples": shown, "models": names},
+            {"kind": kinds.pop(), "texts": both, **_library_urls(bool(assets)), "examples": shown, "models": names},
         )
         atomic.write_text(folder / "README.md", _readme([str(name["name"]) for name in names]))
     return new
@@ -94,7 +94,7 @@ def read_examples(file: Path) -> list[Example]:
         raise UserError(str(file), problem=problem, fix="correct --examples") from None
     if file.suffix.lower() not in (".jsonl", ".ndjson"):
         return [line for line in lines if line.strip()]
-    found: list[Example] = []
+    examples: list[Example] = []
     for number, line in enumerate(lines, 1):
         try:
             value: Any = json.loads(line) if line.strip() else None
@@ -102,11 +102,11 @@ def read_examples(file: Path) -> list[Example]:
             value = 0
         is_pair = isinstance(value, list) and len(value) in (1, 2) and all(isinstance(part, str) for part in value)
         if isinstance(value, str) or is_pair:
-            found.append(value)
+            examples.append(value)
         elif value is not None:
             expected, fix = "a text or a list of two", 'write "a text" or ["a", "b"]'
             raise UserError(f"{file}:{number}", expected=expected, found=line[:40], fix=fix)
-    return found
+    return examples
 
 
 def _examples(given: Sequence[Example], model: Served) -> list[list[str]]:
@@ -180,17 +180,17 @@ def _assets(package: Path) -> dict[str, Path]:
     inside = package / "@huggingface" / "transformers"
     package = inside if inside.is_dir() else package
     around = (package, package / "node_modules" / "onnxruntime-web", package.parent.parent / "onnxruntime-web")
-    found = {}
+    paths = {}
     for name in (SCRIPT, *WASM):
         path = next((part / "dist" / name for part in around if (part / "dist" / name).is_file()), None)
         if path is None:
             fix = f"run: npm install @huggingface/transformers@{LIBRARY}, and give its folder node_modules"
             raise UserError(f"--offline-assets {package}", expected=name, found="none", fix=fix)
-        found[name] = path
-    return found
+        paths[name] = path
+    return paths
 
 
-def _places(offline: bool) -> dict[str, Any]:
+def _library_urls(offline: bool) -> dict[str, Any]:
     """Return from where the page loads the library."""
     if offline:
         return {"library": f"{ASSETS}/{SCRIPT}", "wasm": {"mjs": f"{ASSETS}/{WASM[0]}", "wasm": f"{ASSETS}/{WASM[1]}"}}
@@ -204,8 +204,8 @@ def _places(offline: bool) -> dict[str, Any]:
 def _readme(names: Sequence[str]) -> str:
     """Return the front matter that makes the folder a Space."""
     title = json.dumps(", ".join(names)[:60])  # JSON strings are valid YAML
-    look = "emoji: 📚\ncolorFrom: blue\ncolorTo: green"
-    head = f"title: {title}\n{look}\nsdk: static\napp_file: index.html\npinned: false"
+    appearance = "emoji: 📚\ncolorFrom: blue\ncolorTo: green"
+    head = f"title: {title}\n{appearance}\nsdk: static\napp_file: index.html\npinned: false"
     return f"---\n{head}\n---\n\nModels side by side in the browser, made by `tinydistilbert demo`.\n"
 
 

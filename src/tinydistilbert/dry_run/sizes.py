@@ -223,8 +223,8 @@ def _unlabelled(recipe: Recipe, task: Task) -> int:
         UserError: the file is wrong, as in a run.
     """
     is_taught = any(job.is_second_distillation and job.task == task.name for job in jobs(recipe))
-    found = further_texts(recipe, task) if is_taught else None
-    return 0 if found is None else found.count
+    texts = further_texts(recipe, task) if is_taught else None
+    return 0 if texts is None else texts.count
 
 
 def _sample(examples: Examples) -> Examples:

@@ -16,8 +16,8 @@ def scores_by_type(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
     right, guessed, given = Counter[str](), Counter[str](), Counter[str]()
     for tags, others in zip(gold, predicted, strict=True):
         one, other = {*entities_of(tags)}, {*entities_of(others)}
-        for count, found in ((right, one & other), (guessed, other), (given, one)):
-            count.update(kind for kind, _, _ in found)
+        for count, entities in ((right, one & other), (guessed, other), (given, one)):
+            count.update(kind for kind, _, _ in entities)
     return {
         kind: {
             "precision": right[kind] / guessed[kind] if guessed[kind] else 0.0,

@@ -77,9 +77,9 @@ def check(folder: Path) -> None:
     expected = _pinned.get(folder.absolute())
     if expected is None:
         return
-    found = file_hashes(folder)
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            before, now = (f"sha256 {h[:12]}…" if h else "no such file" for h in (expected.get(name), found.get(name)))
+    hashes = file_hashes(folder)
+    for name in sorted(expected.keys() | hashes.keys()):
+        if expected.get(name) != hashes.get(name):
+            before, now = (f"sha256 {h[:12]}…" if h else "no such file" for h in (expected.get(name), hashes.get(name)))
             problem = f"{name} changed since the run began with this folder ({before} then, {now} now)"
             raise UserError(str(folder), problem=problem, fix="restore the old folder, or give another --output")

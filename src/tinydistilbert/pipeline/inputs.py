@@ -179,8 +179,8 @@ class Inputs:
         def read() -> str:
             if source == UNLABELLED:
                 return files.fingerprint(named)
-            found = further_texts(recipe, recipe_examples(recipe, run.tasks[task], run.tasks[task].train).task)
-            return found.fingerprint if found is not None else ""
+            examples = further_texts(recipe, recipe_examples(recipe, run.tasks[task], run.tasks[task].train).task)
+            return examples.fingerprint if examples is not None else ""
 
         yield Source(source, read, all(path.exists() for path in named), distilled)
 

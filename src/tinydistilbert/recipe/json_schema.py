@@ -26,7 +26,7 @@ def json_schema() -> dict[str, Any]:
         table["properties"] = {key.name.rpartition(".")[2]: _of_key(key, definitions) for key in section.keys}
     for name, kind, text in _tables_by_name():
         *parents, leaf = name.split(".")
-        table = functools.reduce(lambda found, parent: found["properties"][parent], parents, root)
+        table = functools.reduce(lambda outer, parent: outer["properties"][parent], parents, root)
         table["properties"][leaf] = {**_of_type(kind, definitions), "description": text}
     rows = root["properties"]["ablate"]["properties"]["rows"]
     rows["additionalProperties"] = {"$ref": "#"}  # a row changes settings of the recipe
@@ -70,12 +70,12 @@ def _plain(schema: Any) -> Any:
 def _tables_by_name(section: Any = None, prefix: str = "") -> list[tuple[str, Any, str]]:
     """Return the tables whose keys are names (`finetune.override`): full key, type and help of each."""
     section = Recipe() if section is None else section
-    found = []
+    tables = []
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
-            found += _tables_by_name(value, f"{prefix}{field.name}.")
+            tables += _tables_by_name(value, f"{prefix}{field.name}.")
         elif get_origin(field.type) is dict and get_args(field.type):
             text = section.__pydantic_fields__[field.name].description or ""
-            found.append((prefix + field.name, field.type, " ".join(text.split())))
-    return found
+            tables.append((prefix + field.name, field.type, " ".join(text.split())))
+    return tables

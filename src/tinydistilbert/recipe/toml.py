@@ -48,14 +48,14 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings given by full keys as nested sections, as in a TOML file."""
-    found: dict[str, Any] = {}
+    root: dict[str, Any] = {}
     for name, value in settings.items():
         *parents, key = name.split(".")
-        section = found
+        section = root
         for parent in parents:
             section = section.setdefault(parent, {})
         section[key] = value
-    return found
+    return root
 
 
 def _with_lists(kind: Any, content: Any) -> Any:

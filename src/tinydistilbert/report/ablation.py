@@ -116,8 +116,8 @@ class Numbers:
     def median_of(self, fact: str) -> float | None:
         """Return the median over seeds of `steps`, `tokens` or `seconds` of the distillation."""
         runs = self._of("pretraining", "mlm")
-        found = [m.seconds if fact == "seconds" else m.details.get(fact) for m in runs]
-        known = [float(value) for value in found if value is not None]
+        values = [m.seconds if fact == "seconds" else m.details.get(fact) for m in runs]
+        known = [float(value) for value in values if value is not None]
         return statistics.median(known) if known else None
 
     def _of(self, task: str, metric: str) -> list[Measurement]:
@@ -190,13 +190,13 @@ def _row(ablation: Ablation, variation: Variation) -> TableRow:
 
 def _notes(ablation: Ablation) -> tuple[str, ...]:
     tasks = ablation.tasks
-    found = [
+    row_scores = [
         (f"{row}, {task.title}", task.title, score)
         for row in (*REFERENCES, *(variation.name for variation in ablation.variations))
         for task in tasks
         if (score := ablation.numbers(row).score(task)) is not None
     ]
-    notes = scores.notes_on_marks(found)
+    notes = scores.notes_on_marks(row_scores)
     seeds, tuned = ablation.recipe.ablate.seeds, ablation.recipe.finetune.seeds if tasks else (0,)
     if len(seeds) * len(tuned) > 1:
         notes.append(

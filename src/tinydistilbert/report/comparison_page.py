@@ -141,8 +141,8 @@ def write_comparison(output: Path, comparison: Comparison, *, shown: int = 5, co
         verdict=f"{significant} of {len(comparison.differences)} differences are significant",
         facts=[fact for fact in (*facts, ("Software", f"tinydistilbert {__version__}")) if fact[1]],
     )  # fmt: skip
-    found = [(d.pairing, d.disagreement) for d in comparison.differences]
-    lines = [line for pairing, cases in found if cases for line in as_lines(pairing, cases)]
+    disagreements = [(d.pairing, d.disagreement) for d in comparison.differences]
+    lines = [line for pairing, cases in disagreements if cases for line in as_lines(pairing, cases)]
     json_lines.write(output / CASES_FILE, lines)
     atomic.write_text(output / PAGE_FILE, html)
     return table

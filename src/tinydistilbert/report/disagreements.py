@@ -96,12 +96,12 @@ class _CaseReader:
         """Return a label or a prediction of the named example in readable form."""
         if self.pairing.task.kind == "token-classification":
             row = self.rows.get(name)
-            found = (
+            entities = (
                 " ".join(value)
                 if row is None
                 else ", ".join(in_words(self.columns["text"][row], self.words[row], value))
             )
-            return found or NO_ENTITIES
+            return entities or NO_ENTITIES
         if self.pairing.task.kind == "multi-label":
             if metrics.NO_CLASS in value:
                 return None

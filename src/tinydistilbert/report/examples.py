@@ -143,14 +143,15 @@ def read_examples(run: Path, tasks: Mapping[str, Task] = TASKS) -> list[ExampleG
     groups = []
     for title in HEADINGS:
         for task in (task for task in ordered if _group_of(task) == title):
-            rows = {row: found for row in TITLES if (found := _samples(run, task.name, row))}
+            rows = {row: samples for row in TITLES if (samples := _samples(run, task.name, row))}
             if not rows:
                 continue
             first = next(iter(rows.values()))
-            shared = [sample for name, sample in first.items() if all(name in found for found in rows.values())]
+            shared = [sample for name, sample in first.items() if all(name in samples for samples in rows.values())]
             chosen = _examples_to_show(task, shared or list(first.values()))
             examples = [
-                _example(task, {row: found[name] for row, found in rows.items() if name in found}) for name in chosen
+                _example(task, {row: samples[name] for row, samples in rows.items() if name in samples})
+                for name in chosen
             ]
             groups.append(ExampleGroup(title, tuple(examples)))
             break

@@ -40,7 +40,7 @@ class TeacherAboveMajority:
 
 def teacher_above_majority(measurements: Sequence[Measurement], tasks: Mapping[str, Task]) -> TeacherAboveMajority:
     """Decide for each task by the paired test of teacher and majority baseline in its headline metric."""
-    found = scores.collect(measurements)
+    all_scores = scores.collect(measurements)
     tested = {
         d.task.name: d.mark == HIGHER
         for d in row_differences(measurements, tasks)
@@ -49,7 +49,7 @@ def teacher_above_majority(measurements: Sequence[Measurement], tasks: Mapping[s
     beyond = {name for name, is_higher in tested.items() if is_higher}
     untested = set[str]()
     for task in tasks.values():
-        teacher = scores.of_task(found, TEACHER, task)
+        teacher = scores.of_task(all_scores, TEACHER, task)
         if task.name in tested or teacher is None or teacher.majority is None:
             continue
         untested.add(task.name)
@@ -88,20 +88,20 @@ class Kept:
         return f"the teacher does not beat the majority baseline beyond chance on {several}{where}"
 
 
-def kept_on(found: Scores, row: str, task: Task, above: TeacherAboveMajority, metric: str = "") -> float | None:
+def kept_on(all_scores: Scores, row: str, task: Task, above: TeacherAboveMajority, metric: str = "") -> float | None:
     """Return what a row keeps on one task, by the headline or another metric; None where the teacher may be chance."""
     if task.name not in above.beyond:
         return None
-    teacher, student = (scores.of_task(found, model, task, metric) for model in (TEACHER, row))
+    teacher, student = (scores.of_task(all_scores, model, task, metric) for model in (TEACHER, row))
     if teacher is None or student is None:
         return None
     return kept_share(student.value, teacher.value, teacher.majority)
 
 
-def kept_over(found: Scores, row: str, tasks: Sequence[Task], above: TeacherAboveMajority) -> Kept:
+def kept_over(all_scores: Scores, row: str, tasks: Sequence[Task], above: TeacherAboveMajority) -> Kept:
     """Return what a row keeps over the tasks that teacher and row were scored on: per task, then averaged."""
-    by_task = {task: kept_on(found, row, task, above) for task in tasks}
+    by_task = {task: kept_on(all_scores, row, task, above) for task in tasks}
     known = {task: share for task, share in by_task.items() if share is not None}
-    raw = raw_share(scores.mean(found, row, tasks), scores.mean(found, TEACHER, tasks))
+    raw = raw_share(scores.mean(all_scores, row, tasks), scores.mean(all_scores, TEACHER, tasks))
     left_out = tuple(task for task in tasks if task not in known)
     return Kept(statistics.fmean(known.values()) if known else None, raw, tuple(known), left_out)

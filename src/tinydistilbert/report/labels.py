@@ -39,11 +39,11 @@ def place(
     taken, on_line = list(marks), list(_spots(line))
     for point, size in zip(points, sizes, strict=True):
         free = [box for box in _around(point, size) if _is_free(box, taken, bounds)]
-        found = next(
+        chosen = next(
             (box for box in free if not any(overlap(box, spot) for spot in on_line)), free[0] if free else None
         )
-        corners.append(None if found is None else found[:2])
-        taken += [] if found is None else [found]
+        corners.append(None if chosen is None else chosen[:2])
+        taken += [] if chosen is None else [chosen]
     return corners
 
 
@@ -103,10 +103,10 @@ def name_points(
     sizes = [(TextToPath().get_text_width_height_descent(name, font, False)[0], height) for *_, name in points]
     edge = axis.get_window_extent()
     bounds = (scale * edge.x0, scale * edge.y0, scale * edge.x1, scale * edge.y1)
-    places = [drawn(x, y) for x, y, _ in points]
-    corners = place(places, sizes, bounds, RADIUS, [drawn(x, y) for x, y in line])
+    centres = [drawn(x, y) for x, y, _ in points]
+    corners = place(centres, sizes, bounds, RADIUS, [drawn(x, y) for x, y in line])
     arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.5, "shrinkA": 0, "shrinkB": RADIUS}
-    for (x, y, name), at, (width, _), corner in zip(points, places, sizes, corners, strict=True):
+    for (x, y, name), at, (width, _), corner in zip(points, centres, sizes, corners, strict=True):
         if corner is None:
             continue
         left, bottom = corner[0] - at[0], corner[1] - at[1]

@@ -73,8 +73,8 @@ def score_cell(score: Score | None) -> Cell:
 
 def _footnotes(used: Sequence[tuple[str, Column, Score]]) -> list[str]:
     """Return one sentence per mark, with the counts and the warnings behind it."""
-    found = [(f"{TITLES[model]}, {column.task.title}", column.task.title, score) for model, column, score in used]
-    notes = scores.notes_on_marks(found) + scores.note_on_lengths((title, score.middle) for _, title, score in found)
+    titled = [(f"{TITLES[model]}, {column.task.title}", column.task.title, score) for model, column, score in used]
+    notes = scores.notes_on_marks(titled) + scores.note_on_lengths((title, score.middle) for _, title, score in titled)
     repeats = {len(score.runs) for model, _, score in used if model not in BASELINE_NAMES}
     if repeats - {1}:
         notes.append(
@@ -88,19 +88,19 @@ def _footnotes(used: Sequence[tuple[str, Column, Score]]) -> list[str]:
 
 
 def _kept_row(
-    found: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column], above: TeacherAboveMajority
+    all_scores: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column], above: TeacherAboveMajority
 ) -> TableRow:
     """Return what a row keeps of the teacher above the majority baseline, with the raw share in small."""
     cells = []
     for mean in means:
-        kept = kept_over(found, model, mean.tasks, above)
-        has_mean = scores.mean(found, model, mean.tasks) is not None  # of every task, as in the rows above
+        kept = kept_over(all_scores, model, mean.tasks, above)
+        has_mean = scores.mean(all_scores, model, mean.tasks) is not None  # of every task, as in the rows above
         some = f"{len(kept.counted)} of {len(mean.tasks)}; " if kept.counted and kept.left_out else ""
         cells.append(_share_cell(kept.share if has_mean else None, kept.raw, some))
     for column in columns:
-        row, teacher = (scores.of_task(found, name, column.task, column.metric) for name in (model, TEACHER))
+        row, teacher = (scores.of_task(all_scores, name, column.task, column.metric) for name in (model, TEACHER))
         raw = raw_share(row.value, teacher.value) if row and teacher else None
-        cells.append(_share_cell(kept_on(found, model, column.task, above, column.metric), raw))
+        cells.append(_share_cell(kept_on(all_scores, model, column.task, above, column.metric), raw))
     return TableRow("derived", (Cell(f"{TITLES[model]}, % kept"), *cells))
 
 
@@ -113,11 +113,13 @@ def _share_cell(kept: float | None, raw: float | None, some: str = "") -> Cell:
     return Cell(f"{100 * kept:.1f}", detail=detail, share=max(0.0, min(kept, 1.0)))
 
 
-def _kept_notes(found: Scores, tasks: Sequence[Task], above: TeacherAboveMajority, models: Sequence[str]) -> list[str]:
+def _kept_notes(
+    all_scores: Scores, tasks: Sequence[Task], above: TeacherAboveMajority, models: Sequence[str]
+) -> list[str]:
     """Explain "kept", and list the tasks on which there is nothing to keep."""
     if TEACHER not in models or len(models) < 2:
         return []
-    scored = [task for task in tasks if scores.of_task(found, TEACHER, task) is not None]
+    scored = [task for task in tasks if scores.of_task(all_scores, TEACHER, task) is not None]
     nothing = [task.title for task in scored if task.name not in above.beyond]
     untested = [task.title for task in scored if task.name in above.untested]
     notes = [
@@ -143,15 +145,15 @@ def _published_row(model: str, means: Sequence[Mean], columns: Sequence[Column])
     return TableRow("published", (Cell(model), *averages, *cells))
 
 
-def _measured_row(found: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column]) -> TableRow:
+def _measured_row(all_scores: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column]) -> TableRow:
     """Return a measured row; a mean has the marks of every score in it."""
     averages = []
     for mean in means:
-        value = scores.mean(found, model, mean.tasks)
-        parts = [scores.of_task(found, model, task) for task in mean.tasks]
+        value = scores.mean(all_scores, model, mean.tasks)
+        parts = [scores.of_task(all_scores, model, task) for task in mean.tasks]
         marks = "" if value is None else scores.merged_marks([score.marks for score in parts if score is not None])
         averages.append(Cell(points(value), marks))
-    cells = [score_cell(scores.of_task(found, model, column.task, column.metric)) for column in columns]
+    cells = [score_cell(scores.of_task(all_scores, model, column.task, column.metric)) for column in columns]
     return TableRow("baseline" if model in BASELINE_NAMES else "measured", (Cell(TITLES[model]), *averages, *cells))
 
 
@@ -168,7 +170,7 @@ def _majority_row(
 
 
 def _score_rows(
-    found: Scores,
+    all_scores: Scores,
     means: Sequence[Mean],
     columns: Sequence[Column],
     published_models: Sequence[str],
@@ -179,25 +181,25 @@ def _score_rows(
         (model, column, score)
         for model in ROWS
         for column in columns
-        if (score := scores.of_task(found, model, column.task, column.metric)) is not None
+        if (score := scores.of_task(all_scores, model, column.task, column.metric)) is not None
     ]
     body = [_published_row(model, means, columns) for model in published_models]
     if used:
         body.append(_majority_row(used, means, columns))
     models = list(dict.fromkeys(model for model, _, _ in used))
-    body += [_measured_row(found, model, means, columns) for model in models if model in BASELINE_NAMES]
-    body += [_measured_row(found, model, means, columns) for model in models if model not in BASELINE_NAMES]
+    body += [_measured_row(all_scores, model, means, columns) for model in models if model in BASELINE_NAMES]
+    body += [_measured_row(all_scores, model, means, columns) for model in models if model not in BASELINE_NAMES]
     if TEACHER in models:
-        body += [_kept_row(found, model, means, columns, above) for model in models if model != TEACHER]
+        body += [_kept_row(all_scores, model, means, columns, above) for model in models if model != TEACHER]
     tasks = list(dict.fromkeys(column.task for column in columns))
-    return tuple(body), [*_footnotes(used), *_kept_notes(found, tasks, above, models)]
+    return tuple(body), [*_footnotes(used), *_kept_notes(all_scores, tasks, above, models)]
 
 
-def _shared_tasks(found: Scores, tasks: Sequence[Task]) -> tuple[Task, ...]:
+def _shared_tasks(all_scores: Scores, tasks: Sequence[Task]) -> tuple[Task, ...]:
     """Return the tasks over which rows can be compared: those of both teacher and student (or whoever was scored)."""
-    present = [model for model in ROWS if scores.tasks_scored(found, tasks, [model])] or [""]
+    present = [model for model in ROWS if scores.tasks_scored(all_scores, tasks, [model])] or [""]
     pair = [model for model in present if model in (TEACHER, "student")] or present[:1]
-    return scores.tasks_scored(found, tasks, pair)
+    return scores.tasks_scored(all_scores, tasks, pair)
 
 
 def _missing_splits(measurements: Sequence[Measurement], tasks: Sequence[Task]) -> list[str]:
@@ -218,19 +220,19 @@ def _means(table: ScoreTable, tasks: tuple[Task, ...], shared: tuple[Task, ...])
     return means
 
 
-def _notes_on_answers(found: Scores, members: Sequence[Task]) -> list[str]:
+def _notes_on_answers(all_scores: Scores, members: Sequence[Task]) -> list[str]:
     """Return notes on answers: of several labels, of span tasks, and of questions with and without an answer."""
     notes: dict[str, None] = {}
     for task in (task for task in members if task.kind == "multi-label"):
-        if any(scores.of_task(found, model, task) for model in ROWS):
+        if any(scores.of_task(all_scores, model, task) for model in ROWS):
             rule = "a text may have several labels, each above a threshold that was chosen on held-out train examples"
             notes[f"{task.title}: {rule}; the majority baseline always predicts those with the best micro F1."] = None
     for task in (task for task in members if task.kind == "token-classification"):
-        if any(scores.of_task(found, model, task) for model in ROWS):
+        if any(scores.of_task(all_scores, model, task) for model in ROWS):
             rule = "an entity is right in type, first and last word, all texts together (seqeval's rule)"
             notes[f"{task.title}: {rule}; the majority baseline finds none."] = None
         for model in ROWS:
-            score = scores.of_task(found, model, task)
+            score = scores.of_task(all_scores, model, task)
             if score and (by_type := score.middle.details.get("by_type")):
                 largest = sorted(by_type, key=lambda kind: -by_type[kind]["entities"])[:MOST_TYPES]
                 each = ", ".join(f"{k} {points(by_type[k]['f1'])} ({by_type[k]['entities']:,})" for k in largest)
@@ -239,17 +241,17 @@ def _notes_on_answers(found: Scores, members: Sequence[Task]) -> list[str]:
                 notes[f"{title}: entity F1 of each type, with its number of entities: {each}{more}."] = None
     for task in (task for task in members if task.kind == "span"):
         for metric in task.table_metrics:
-            by_model = {model: scores.of_task(found, model, task, HAS_ANSWER + metric) for model in ROWS}
-            others = {model: scores.of_task(found, model, task, NO_ANSWER + metric) for model in ROWS}
+            by_model = {model: scores.of_task(all_scores, model, task, HAS_ANSWER + metric) for model in ROWS}
+            others = {model: scores.of_task(all_scores, model, task, NO_ANSWER + metric) for model in ROWS}
             pairs = [(TITLES[m], one, two) for m in ROWS if (one := by_model[m]) and (two := others[m])]
             if pairs:
                 counts = " and ".join(f"{score.middle.examples:,}" for score in pairs[0][1:])
                 values = ", ".join(f"{title} {points(one.value)} and {points(two.value)}" for title, one, two in pairs)
                 title = f"{task.title}, {metric_title(task, metric)}"
                 notes[f"{title} of the {counts} questions with and without an answer: {values}."] = None
-        for score in (scores.of_task(found, model, task) for model in ROWS):
+        for score in (scores.of_task(all_scores, model, task) for model in ROWS):
             notes |= dict.fromkeys(f"{task.title}: {note}." for note in (score.notes if score else ()))
-        if task.answer_units == "characters" and any(scores.of_task(found, model, task) for model in ROWS):
+        if task.answer_units == "characters" and any(scores.of_task(all_scores, model, task) for model in ROWS):
             rule = "characters of scripts without blanks, other words whole (MLQA's rule for Chinese)"
             notes[f"{task.title}: answers are compared by {rule}."] = None
     return [*notes]
@@ -264,25 +266,25 @@ def score_table(table: ScoreTable, measurements: Sequence[Measurement], tasks: M
         tasks: by name, as `tasks_of` gives them for the run's recipe.
     """
     members = tuple(task for task in tasks.values() if task.table == table)
-    found = scores.collect(measurements)
-    scored = scores.tasks_scored(found, members)
+    all_scores = scores.collect(measurements)
+    scored = scores.tasks_scored(all_scores, members)
     columns = [
         Column(f"{task.title}, {metric_title(task, metric)}" if table.metrics_in_headings else task.title, task, metric)
         for task in members
         if task in scored or task.published
         for metric in task.table_metrics
     ]
-    shared = _shared_tasks(found, members)
+    shared = _shared_tasks(all_scores, members)
     means = _means(table, members, shared)
     models = published.models_of(members)
     above = teacher_above_majority(measurements, tasks)
-    rows, notes = _score_rows(found, means, columns, models, above)
+    rows, notes = _score_rows(all_scores, means, columns, models, above)
     if len(means) == 2:
         notes.append(
             f"{means[0].title} needs all {len(members)} tasks. “{means[1].title}” is taken in every row, published "
             f"ones too, over the tasks that this run scored: {', '.join(task.title for task in shared)}."
         )
-    notes += _notes_on_answers(found, members)
+    notes += _notes_on_answers(all_scores, members)
     notes += [*_missing_splits(measurements, members), *table.notes]
     sources = dict.fromkeys(published.MODELS[model].source for model in models if model in published.MODELS)
     if sources:
@@ -314,18 +316,18 @@ def _plain(score: Score | None) -> Cell:
 def pretraining_table(measurements: Sequence[Measurement]) -> Table:
     """Return the masked-LM measurements of teacher, student and control on held-out text."""
     pretraining = [m for m in measurements if m.task == "pretraining"]
-    found = {(model, metric): score for (model, _, _, metric), score in scores.collect(pretraining).items()}
-    present = {metric for _, metric in found}
+    measured = {(model, metric): score for (model, _, _, metric), score in scores.collect(pretraining).items()}
+    present = {metric for _, metric in measured}
     metrics = [m for m in PRETRAINING if m in present] + sorted(present - set(PRETRAINING))
     rows = []
     for model in ROWS:
-        if any((model, metric) in found for metric in metrics):
-            cells = [_plain(found.get((model, metric))) for metric in metrics]
+        if any((model, metric) in measured for metric in metrics):
+            cells = [_plain(measured.get((model, metric))) for metric in metrics]
             rows.append(TableRow("measured", (Cell(TITLES[model]), *cells)))
-    runs = [score.middle for score in found.values()]
+    runs = [score.middle for score in measured.values()]
     counts = dict.fromkeys(f"{m.examples:,} of {m.examples_total:,}" for m in runs if m.examples)
     notes = [f"On {' or '.join(counts)} held-out blocks."] if counts else []
-    if any(model == "control" for model, _ in found):
+    if any(model == "control" for model, _ in measured):
         notes.append("Control: the same layers cut from the teacher, not distilled.")
     headings = ("Model", *(PRETRAINING.get(m, m.replace("_", " ")) for m in metrics))
     caption = "Measured on text that no model was trained on. Lower is better throughout."

@@ -45,8 +45,8 @@ class ScoredRun:
     @property
     def rows(self) -> tuple[str, ...]:
         """The rows that were scored on any task, in the order of the tables."""
-        found = {row for name in self.tasks for row in self.scores[name]}
-        return tuple(row for row in ROWS if row in found)
+        scored = {row for name in self.tasks for row in self.scores[name]}
+        return tuple(row for row in ROWS if row in scored)
 
 
 @dataclass(frozen=True)

@@ -36,22 +36,22 @@ def _backend(m: Measurement) -> str:
 
 def _latencies(measurements: Sequence[Measurement]) -> dict[RowKey, dict[Condition, Measurement]]:
     """Return latencies by row and condition; of a number measured again, the last one counts."""
-    found: dict[RowKey, dict[Condition, Measurement]] = {}
+    latencies: dict[RowKey, dict[Condition, Measurement]] = {}
     for m in measurements:
         if m.task == "latency":
             condition = m.details["device"], m.details["protocol"]
-            found.setdefault((m.model, _backend(m)), {})[condition] = m
-    return found
+            latencies.setdefault((m.model, _backend(m)), {})[condition] = m
+    return latencies
 
 
 def measured_seconds(measurements: Sequence[Measurement]) -> dict[tuple[str, str, str], Measurement]:
     """Return latency by model, device and protocol, all with one back end: torch eager, or if not timed, another."""
-    found = _latencies(measurements)
-    backends = [backend for _, backend in found]
+    latencies = _latencies(measurements)
+    backends = [backend for _, backend in latencies]
     chosen = TORCH if TORCH in backends else next(iter(backends), "")
     return {
         (model, *condition): m
-        for (model, backend), row in found.items()
+        for (model, backend), row in latencies.items()
         if backend == chosen
         for condition, m in row.items()
     }

@@ -53,8 +53,8 @@ def best_facts(run: Path, compressed: CompressedModel, measurements: Sequence[Me
     """
     place, task = compressed.chosen, compressed.task
     score, timed, size = compressed.scores[place], compressed.times[place], compressed.sizes[place]
-    found = scores.of_task(scores.collect(measurements), TEACHER, task)
-    majority, teacher = score.details["majority"], found.middle.value if found else None
+    teacher_score = scores.of_task(scores.collect(measurements), TEACHER, task)
+    majority, teacher = score.details["majority"], teacher_score.middle.value if teacher_score else None
     kept = None
     if teacher is not None and teacher > majority:
         kept = (score.value - majority) / (teacher - majority)

@@ -55,10 +55,10 @@ def application(model: Served, batcher: Batcher, limits: Limits = LIMITS) -> "St
         in_work += 1
         try:
             asked = read_request(await _body(request, limits), model, limits)
-            found = await _answers(request, batcher, asked)
+            predictions = await _answers(request, batcher, asked)
         finally:
             in_work -= 1
-        answers = [as_items(one, model.defer_below) for one in found]
+        answers = [as_items(one, model.defer_below) for one in predictions]
         return _json(answers if asked.is_batch else answers[0])
 
     async def health(_request: "Request") -> "Response":
@@ -66,7 +66,7 @@ def application(model: Served, batcher: Batcher, limits: Limits = LIMITS) -> "St
             raise Refused(503, "the model no longer answers", UNHEALTHY)
         return _json({"status": "ok"})
 
-    async def tell(_request: "Request") -> "Response":
+    async def show_info(_request: "Request") -> "Response":
         return _json(facts)
 
     async def describe(_request: "Request") -> "Response":
@@ -97,7 +97,7 @@ def application(model: Served, batcher: Batcher, limits: Limits = LIMITS) -> "St
         routes=[
             Route("/predict", guarded(predict), methods=["POST"]),
             Route("/health", guarded(health)),
-            Route("/info", guarded(tell)),
+            Route("/info", guarded(show_info)),
             Route("/openapi.json", guarded(describe)),
         ],
         exception_handlers={HTTPException: no_such},
@@ -187,8 +187,8 @@ async def _answers(request: "Request", batcher: Batcher, asked: Asked) -> list[P
     finally:
         leaving.cancel()
         answers.cancel()  # has no effect on finished ones
-    found = answers.result()
-    for number, one in enumerate(found):
+    outcomes = answers.result()
+    for number, one in enumerate(outcomes):
         where = f"inputs[{number}]" if asked.is_batch else "inputs"
         if isinstance(one, BaseException):
             raise Refused(424, f"{where}: the model gave no answer", BACKEND)
@@ -196,7 +196,7 @@ async def _answers(request: "Request", batcher: Batcher, asked: Asked) -> list[P
             limit = batcher.predictor.text_limit
             longer = f"{where}: {limit + one[CUT]:,} tokens; the model reads {limit:,}"
             raise Refused(413, longer + ': shorten it, or send "truncate": true')
-    return [one for one in found if not isinstance(one, BaseException)]
+    return [one for one in outcomes if not isinstance(one, BaseException)]
 
 
 async def _until_the_client_leaves(request: "Request") -> None:

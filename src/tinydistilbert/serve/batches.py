@@ -96,7 +96,7 @@ class Batcher:
             return
         try:
             pairs = [one.given[1] for one in batch if one.given[1] is not None]
-            found = self.predictor.predict([one.given[0] for one in batch], pairs or None)
+            answers = self.predictor.predict([one.given[0] for one in batch], pairs or None)
         except Exception as error:
             if len(batch) > 1:  # one text must not spoil the answers of the others
                 for one in batch:
@@ -106,7 +106,7 @@ class Batcher:
             print(f"serve: a text was not answered: {type(error).__name__}", file=sys.stderr, flush=True)
             batch[0].answer.set_exception(error)
             return
-        for one, answer in zip(batch, found, strict=True):
+        for one, answer in zip(batch, answers, strict=True):
             one.answer.set_result(answer)
 
 

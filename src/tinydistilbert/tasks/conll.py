@@ -61,8 +61,8 @@ def sentences_of(lines: Sequence[str], where: str) -> Sentences:
         notice(where, f"{counted(documents, 'line')} with {DOCUMENT} left out")
     if comments:
         notice(where, f"{counted(comments, 'comment line')} ({COMMENT}) left out")
-    places = {TOKENS: 0, TAGS: width - 1} | {str(place + 1): place for place in range(width)}
-    columns = {name: [[cells[place] for cells in one] for one in sentences] for name, place in places.items()}
+    indices = {TOKENS: 0, TAGS: width - 1} | {str(index + 1): index for index in range(width)}
+    columns = {name: [[cells[index] for cells in one] for one in sentences] for name, index in indices.items()}
     return Sentences(columns, begins)
 
 

@@ -59,13 +59,13 @@ def further_texts(recipe: Recipe, task: Task) -> Examples | None:
 
     def parts() -> Iterator[pa.RecordBatch]:
         for name in sources:
-            found = _of_file(files[name]) if name in files else _built_in(name, recipe, task)
+            source = _of_file(files[name]) if name in files else _built_in(name, recipe, task)
             count = 0
-            for part in _new(found.texts, seen, scored, name):
+            for part in _new(source.texts, seen, scored, name):
                 count += len(part)
                 columns = [pa.array(column, pa.string()) for column in zip(*part, strict=True)]
                 yield pa.record_batch(columns, schema)
-            estimated.append(count * found.of_each)
+            estimated.append(count * source.of_each)
 
     table = collected(schema, parts(), on_disk=None)
     total, limit, about = len(table), settings.unlabelled_examples, round(sum(estimated))
@@ -112,10 +112,10 @@ def _in_parts(texts: Iterable[Texts]) -> Iterator[list[Texts]]:
         yield part
 
 
-def _new(found: Iterable[Texts], seen: SeenTexts, scored: SeenTexts, name: str) -> Iterator[list[Texts]]:
+def _new(texts: Iterable[Texts], seen: SeenTexts, scored: SeenTexts, name: str) -> Iterator[list[Texts]]:
     """Yield, in parts, the texts that are neither scored nor seen, and add them to `seen`; report counts at the end."""
     kept = left_out = repeated = 0
-    for part in _in_parts(found):
+    for part in _in_parts(texts):
         keys = [*map(key_of, part)]
         hashes = hashes_of(keys)
         is_scored = scored.holds(hashes)

@@ -19,8 +19,8 @@ from tinydistilbert.tasks.classes import (
     class_name,
     class_positions,
     in_order,
-    tell_of_twins,
     unknown_class,
+    warn_of_twins,
 )
 from tinydistilbert.tasks.rows import Rows, shortened, shown
 
@@ -66,7 +66,7 @@ def labels_of(task: Task, rows: Rows) -> tuple[str, ...]:
         expected, found = f"2 to {MOST_CLASSES:,} labels", f"{len(labels):,}"
         fix = 'set kind = "classification" for a single yes-or-no label' if len(labels) == 1 else "correct them"
         raise UserError(where, expected=expected, found=found, fix=fix)
-    tell_of_twins(where, labels)
+    warn_of_twins(where, labels)
     if everywhere := [name for name in labels if count[name] == total]:
         notice(where, f"every row has {shortened(', '.join(map(repr, everywhere)))}, so nothing can be learned from it")
     return tuple(labels)
@@ -117,8 +117,8 @@ def _of_lists(task: Task, split: str, rows: Rows) -> list[list[str]]:
         labels: list[Any]
         if isinstance(value, list):
             labels = value
-        elif isinstance(value, str) and (found := written_list(value)) is not None:
-            labels, written = found, written + 1
+        elif isinstance(value, str) and (parsed := written_list(value)) is not None:
+            labels, written = parsed, written + 1
         elif isinstance(value, str):
             labels = [part for part in value.split(task.label_separator) if part.strip() or part != value]
             parted += len(labels) > 1
@@ -155,13 +155,13 @@ def written_list(text: str) -> list[Any] | None:
     if not (text.startswith("[") and text.endswith("]")):
         return None
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError):
         try:
-            found = ast.literal_eval(text)
+            parsed = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
-    return found if isinstance(found, list) else None
+    return parsed if isinstance(parsed, list) else None
 
 
 def _refuse_other_separator(task: Task, where: str, texts: list[str]) -> None:

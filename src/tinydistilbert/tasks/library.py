@@ -111,15 +111,15 @@ def validation_documents() -> frozenset[str]:
 
 def _passages_by_area(validation: bool, words: tuple[int, int], *, nameless: bool) -> dict[str, list[list[Passage]]]:
     """Return by area the shuffled passages of each document in a split; `nameless`: without their module's name."""
-    found: dict[str, list[list[Passage]]] = {area: [] for area in AREAS}
+    by_area: dict[str, list[list[Passage]]] = {area: [] for area in AREAS}
     for document, text in python_docs.documents():
         area = area_of(document)
         if area is None or (document in validation_documents()) != validation:
             continue
         lines = [line for line in text.split("\n") if not (nameless and names_its_module(line, document))]
         made = [(passage, document) for passage in dict.fromkeys(passages(lines, words))]
-        found[area].append(_shuffled(made, lambda one: one[0])[:PER_MODULE])
-    return found
+        by_area[area].append(_shuffled(made, lambda one: one[0])[:PER_MODULE])
+    return by_area
 
 
 def _library_area(validation: bool) -> Columns:

@@ -26,12 +26,12 @@ def hashes_of(values: Iterable[Hashable], count: int) -> NDArray[np.uint32]:
 
 def among(hashes: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Return (n,) whether each hash is in `others`, which is sorted: if possible, pass the smaller set as `others`."""
-    others, found = np.unique(others), np.zeros(len(hashes), dtype=bool)
+    others, is_among = np.unique(others), np.zeros(len(hashes), dtype=bool)
     for begin in range(0, len(hashes) if len(others) else 0, HASHES_AT_ONCE):
         part = slice(begin, begin + HASHES_AT_ONCE)
-        places = np.searchsorted(others, hashes[part])
-        found[part] = others[np.minimum(places, len(others) - 1)] == hashes[part]
-    return found
+        positions = np.searchsorted(others, hashes[part])
+        is_among[part] = others[np.minimum(positions, len(others) - 1)] == hashes[part]
+    return is_among
 
 
 def numbered(hashes: NDArray[np.uint32], values_of: ValuesOf) -> NDArray[np.integer[Any]]:

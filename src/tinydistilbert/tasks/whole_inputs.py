@@ -143,18 +143,18 @@ class _Whole:
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Inputs:
         """See `Encoder`."""
-        found = self._encoded(texts, pairs, cut=False)
-        whole = np.fromiter(map(len, found), np.int64, len(found))
+        encodings = self._encoded(texts, pairs, cut=False)
+        whole = np.fromiter(map(len, encodings), np.int64, len(encodings))
         long = np.flatnonzero(whole > self._max_length).tolist()
         if long:
             long_pairs = [pairs[row] for row in long] if pairs else None
             shortened = self._encoded([texts[row] for row in long], long_pairs, cut=True)
             for row, one in zip(long, shortened, strict=True):
-                found[row] = one
-        lengths = np.fromiter(map(len, found), np.int64, len(found))
-        rows: list[Any] = [one.ids for one in found]
+                encodings[row] = one
+        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        rows: list[Any] = [one.ids for one in encodings]
         ids = np.concatenate(rows) if isinstance(rows[0], np.ndarray) else _joined(rows, np.int32)
-        return Inputs(ids, _joined([one.type_ids for one in found], np.int8), lengths, whole - lengths)
+        return Inputs(ids, _joined([one.type_ids for one in encodings], np.int8), lengths, whole - lengths)
 
     def _encoded(self, texts: Sequence[str], pairs: Sequence[str] | None, *, cut: bool) -> "list[Encoding | _Called]":
         if _only_by_call(self._tokenizer):

@@ -54,11 +54,11 @@ def _is_alone(sign: str) -> bool:
 
 def joined(words: Sequence[str]) -> tuple[str, tuple[Word, ...]]:
     """Return words joined by spaces as one text, and their positions in it."""
-    places, begin = [], 0
+    positions, begin = [], 0
     for word in words:
-        places.append((begin, begin + len(word)))
+        positions.append((begin, begin + len(word)))
         begin += len(word) + 1
-    return " ".join(words), tuple(places)
+    return " ".join(words), tuple(positions)
 
 
 def word_tokens(words: Sequence[Word], offsets: Sequence[tuple[int, int]]) -> NDArray[np.int32]:
@@ -68,15 +68,15 @@ def word_tokens(words: Sequence[Word], offsets: Sequence[tuple[int, int]]) -> ND
         words: the words of the text, in order.
         offsets: start and end character of each token, equal for tokens that represent no text.
     """
-    places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-    tokens = np.flatnonzero(places[:, 0] < places[:, 1])
+    spans = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    tokens = np.flatnonzero(spans[:, 0] < spans[:, 1])
     if not len(tokens) or not len(words):
         return np.full(len(words), -1, dtype=np.int32)
-    begins, ends = places[tokens].T
+    begins, ends = spans[tokens].T
     of_words = np.array(words, dtype=np.int64)
-    found = np.searchsorted(ends, of_words[:, 0], side="right")
-    inside = np.minimum(found, len(tokens) - 1)
-    is_there = (found < len(tokens)) & (begins[inside] < of_words[:, 1])
+    candidates = np.searchsorted(ends, of_words[:, 0], side="right")
+    inside = np.minimum(candidates, len(tokens) - 1)
+    is_there = (candidates < len(tokens)) & (begins[inside] < of_words[:, 1])
     return np.where(is_there, tokens[inside], -1).astype(np.int32)
 
 

@@ -52,8 +52,8 @@ def _first_machine(machines: str) -> str:
 
 def _tasks_of_machines(counts: str) -> list[int]:
     """Return the tasks of each machine from Slurm's notation: 4, 4 and 3 for `4(x2),3`."""
-    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
-    return [int(count) for count, times in found for _ in range(int(times or 1))]
+    groups = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
+    return [int(count) for count, times in groups for _ in range(int(times or 1))]
 
 
 def world_size() -> int:
@@ -85,12 +85,12 @@ def adopt() -> None:
     Raises:
         UserError: one is missing.
     """
-    found = variables()
-    if missing := [name for name in NEEDED if not found.get(name)]:
+    environment = variables()
+    if missing := [name for name in NEEDED if not environment.get(name)]:
         expected, fix = f"the launcher's variables {', '.join(NEEDED)}", "start it with torchrun, or with Slurm's srun"
         raise UserError("launcher", expected=expected, found=f"no {missing[0]}", fix=fix)
-    if found is not os.environ:
-        os.environ.update(_of_srun(found))
+    if environment is not os.environ:
+        os.environ.update(_of_srun(environment))
 
 
 def refuse_several(what: str) -> None:

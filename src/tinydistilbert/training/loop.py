@@ -88,8 +88,8 @@ def train(
     model.to(compute.device).train()
     optimizer, log = make_optimizer(model, settings, job.layer_decay), folder / LOG
     name = f"{label}, seed {seed}, {job.steps} steps"
-    found = checkpoint.load(folder / atomic.CHECKPOINTS, model, optimizer, training=name, log=log)
-    state = checkpoint.share(found, model, optimizer, ranks) or checkpoint.State()
+    loaded = checkpoint.load(folder / atomic.CHECKPOINTS, model, optimizer, training=name, log=log)
+    state = checkpoint.share(loaded, model, optimizer, ranks) or checkpoint.State()
     loop = _Loop(
         model, job, settings, compute, seed, folder, label, name, optimizer, state,
         # Lines after the checkpoint's belong to steps that are repeated.

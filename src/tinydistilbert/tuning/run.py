@@ -217,7 +217,7 @@ def _run(study: Any, trial: Any, swept: SweepSetup, log: Callable[[str], None]) 
     number, begun = trial.number, time.monotonic()
     run = swept.folder.trial(number)
 
-    def tell(why: str = "", **result: Any) -> None:
+    def end_trial(why: str = "", **result: Any) -> None:
         trial.set_user_attr(SECONDS, trial.user_attrs.get(SECONDS, 0.0) + time.monotonic() - begun)
         if why:
             log(f"failed, {why}")
@@ -239,12 +239,12 @@ def _run(study: Any, trial: Any, swept: SweepSetup, log: Callable[[str], None]) 
             raise NonFiniteLoss("; ".join(failures))
     except optuna.TrialPruned:
         log("stopped early: behind the median of the trials before it")
-        tell(state=optuna.trial.TrialState.PRUNED)
+        end_trial(state=optuna.trial.TrialState.PRUNED)
     except (NonFiniteLoss, UserError) as error:
-        tell(str(error), state=_fail())
+        end_trial(str(error), state=_fail())
         _refuse_hopeless(study, str(error))
     else:
-        tell(values=swept.value(run, recipe))
+        end_trial(values=swept.value(run, recipe))
 
 
 @contextmanager
@@ -301,10 +301,10 @@ def importance(study: Any) -> dict[str, float]:
     done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     if len(done) < 4 or len({trial.value for trial in done}) < 2:
         return {}
-    found: dict[str, float] = optuna.importance.get_param_importances(
+    shares: dict[str, float] = optuna.importance.get_param_importances(
         study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
     )
-    return found
+    return shares
 
 
 def plan(recipe: Recipe, space: Path, output: Path, *, trials: int) -> dict[str, Any]:

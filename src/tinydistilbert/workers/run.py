@@ -84,9 +84,9 @@ class _Worker:
             return []
         self.read += len(content)
         *lines, self._rest = (self._rest + content).split(b"\n")
-        found = [line.decode("utf-8", "replace").rstrip() for line in lines]
-        self.last_line = next((line for line in reversed(found) if line.strip()), self.last_line)
-        return [line for line in found if line]
+        printed = [line.decode("utf-8", "replace").rstrip() for line in lines]
+        self.last_line = next((line for line in reversed(printed) if line.strip()), self.last_line)
+        return [line for line in printed if line]
 
 
 def run_parts(
