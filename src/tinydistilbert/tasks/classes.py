@@ -96,7 +96,7 @@ def classes_of(task: Task, rows: Rows) -> tuple[str, ...]:
         expected = f"at most {MOST_CLASSES:,} classes"
         raise UserError(where, expected=expected, found=f"{len(classes):,}", fix=fix)
     _refuse_measurements(task, rows, names)
-    tell_of_twins(where, classes)
+    warn_of_twins(where, classes)
     return in_order(classes)
 
 
@@ -192,7 +192,7 @@ def _refuse_measurements(task: Task, rows: Rows, names: Sequence[str]) -> None:
                 raise UserError(where, expected=expected, found=shown(name), fix=fix)
 
 
-def tell_of_twins(where: str, classes: Sequence[str]) -> None:
+def warn_of_twins(where: str, classes: Sequence[str]) -> None:
     """Report classes that differ only in capitals, in Unicode encoding, or in trailing zeros."""
     groups: dict[str, list[str]] = {}
     for name in classes:

@@ -19,8 +19,8 @@ from tinydistilbert.tasks.classes import (
     class_name,
     class_positions,
     in_order,
-    tell_of_twins,
     unknown_class,
+    warn_of_twins,
 )
 from tinydistilbert.tasks.rows import Rows, shortened, shown
 
@@ -66,7 +66,7 @@ def labels_of(task: Task, rows: Rows) -> tuple[str, ...]:
         expected, found = f"2 to {MOST_CLASSES:,} labels", f"{len(labels):,}"
         fix = 'set kind = "classification" for a single yes-or-no label' if len(labels) == 1 else "correct them"
         raise UserError(where, expected=expected, found=found, fix=fix)
-    tell_of_twins(where, labels)
+    warn_of_twins(where, labels)
     if everywhere := [name for name in labels if count[name] == total]:
         notice(where, f"every row has {shortened(', '.join(map(repr, everywhere)))}, so nothing can be learned from it")
     return tuple(labels)

@@ -13,7 +13,7 @@ from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.schema import CustomTask
 from tinydistilbert.tasks.answers import DROP
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.classes import MOST_CLASSES, in_order, tell_of_twins, unknown_class
+from tinydistilbert.tasks.classes import MOST_CLASSES, in_order, unknown_class, warn_of_twins
 from tinydistilbert.tasks.conll import TAGS, TOKENS
 from tinydistilbert.tasks.entities import OUTSIDE, Entity, as_iob2, is_tag, tag_names, tags_of, type_of
 from tinydistilbert.tasks.label_sets import written_list
@@ -74,7 +74,7 @@ def labels_of(task: Task, rows: Rows) -> tuple[str, ...]:
     if 2 * len(types) >= MOST_CLASSES:
         expected, fix = f"fewer than {MOST_CLASSES // 2} types of entities", "correct the tags"
         raise UserError(where, expected=expected, found=f"{len(types):,}", fix=fix)
-    tell_of_twins(where, types)
+    warn_of_twins(where, types)
     return tag_names(types)
 
 
@@ -127,8 +127,8 @@ def _is_list_of_structs(kind: pa.DataType) -> bool:
 
 def _as_list(value: Any) -> Any:
     """Return the value; a text that is a list in JSON or Python syntax becomes that list."""
-    found = written_list(value) if isinstance(value, str) else None
-    return value if found is None else found
+    parsed = written_list(value) if isinstance(value, str) else None
+    return value if parsed is None else parsed
 
 
 # Lists of words and tags.
