@@ -138,7 +138,7 @@ def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
 def test_a_large_file_is_estimated_from_a_sample_and_read_whole_where_that_looks_wrong(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"SAMPLED": 0, "PLACES": 2, "ROWS": 8}.items():
+    for name, value in {"SAMPLED": 0, "POSITIONS": 2, "ROWS": 8}.items():
         monkeypatch.setattr(samples, name, value)
     notices.begin()
     told = rows(plan.plan(run_of(recipe, tmp_path / "run", until="finetune")))

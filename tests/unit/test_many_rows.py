@@ -214,7 +214,7 @@ def test_a_sample_is_of_whole_rows_evenly_over_the_file(
         written(tmp_path, path.name, rows)
     whole = readers.read_rows(path)
     row_at = {whole.location(row): value for row, value in enumerate(whole.table.to_pylist())}
-    for name, value in {"SAMPLED": 0, "PLACES": 10, "ROWS": 50}.items():
+    for name, value in {"SAMPLED": 0, "POSITIONS": 10, "ROWS": 50}.items():
         monkeypatch.setattr(samples, name, value)
     notices.begin()
     with samples.sampling() as looked_at:

@@ -247,8 +247,8 @@ def _extras() -> Iterator[Finding]:
         return
     missing: dict[str, list[str]] = {name: [] for name in extras}
     for requirement in requirements:
-        if found := _REQUIREMENT.match(requirement):
-            name, version, extra = found.groups()
+        if match := _REQUIREMENT.match(requirement):
+            name, version, extra = match.groups()
             installed = _version(name)
             lacks = missing.setdefault(extra, [])
             if installed is None:
@@ -269,8 +269,8 @@ def _is_older(installed: str, wanted: str) -> bool:
 
 def _numbers(version: str) -> tuple[int, ...]:
     """Return `1.21.0` as (1, 21): trailing zeros do not count."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    numbers = [int(part) for part in found[0].split(".")] if found else []
+    release = re.match(r"\d+(\.\d+)*", version)
+    numbers = [int(part) for part in release[0].split(".")] if release else []
     while numbers and not numbers[-1]:
         numbers.pop()
     return tuple(numbers)

@@ -91,11 +91,11 @@ def _section_of(model: TaskModel) -> CustomTask:
     Raises:
         UserError: it is a built-in task.
     """
-    found = toml.read(model.recipe_file).finetune.custom.get(model.task)
-    if found is None:
+    section = toml.read(model.recipe_file).finetune.custom.get(model.task)
+    if section is None:
         problem = f"the model does not say which files its built-in task {model.task!r} was read from"
         raise UserError("train", problem=problem, fix="give train=")
-    return found
+    return section
 
 
 @dataclass(frozen=True)

@@ -195,15 +195,15 @@ def _sweep(parsed: argparse.Namespace, command_line: str) -> None:
 def _compare(parsed: argparse.Namespace, command_line: str) -> None:
     from tinydistilbert.api.compare import compare
 
-    found = compare(parsed.first, parsed.second, output=parsed.output, seed=parsed.seed or 0, command=command_line)
+    comparison = compare(parsed.first, parsed.second, output=parsed.output, seed=parsed.seed or 0, command=command_line)
     if parsed.json:
-        differences = [_difference_as_json(difference) for difference in found.differences]
-        print_json({"page": str(found.page) if found.page else None, "differences": differences})
+        differences = [_difference_as_json(difference) for difference in comparison.differences]
+        print_json({"page": str(comparison.page) if comparison.page else None, "differences": differences})
         return
-    print_tables([found.table])
+    print_tables([comparison.table])
     print(
-        f"The page: {found.page}"
-        if found.page
+        f"The page: {comparison.page}"
+        if comparison.page
         else "--output FOLDER also writes the examples that only one side gets right."
     )
 
@@ -272,8 +272,8 @@ def _push(parsed: argparse.Namespace, _command_line: str) -> None:
 def _doctor(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.api.doctor import doctor
 
-    found = doctor()
-    print_json(found.as_data) if parsed.json else print(found)
+    checkup = doctor()
+    print_json(checkup.as_data) if parsed.json else print(checkup)
 
 
 def _demo(parsed: argparse.Namespace, _command_line: str) -> None:

@@ -304,6 +304,6 @@ def _as_columns(answer: Row) -> Row:
     if "label" in answer:
         return {ANSWER: answer["label"], f"{ANSWER}_score": answer["score"]}
     if "answer" in answer:
-        places = {f"{ANSWER}_{name}": answer[name] for name in ("start", "end", "score")}
-        return {ANSWER: answer["answer"], **places}
+        span = {f"{ANSWER}_{name}": answer[name] for name in ("start", "end", "score")}
+        return {ANSWER: answer["answer"], **span}
     return {ANSWER: answer["score"]}

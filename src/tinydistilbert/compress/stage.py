@@ -100,13 +100,13 @@ def _agreement(builder: VariantBuilder, variant: Variant) -> dict[str, Any]:
     if builder.teacher is None or builder.task.kind != "classification":
         return {}
     student, teacher = (
-        Answers(found.values, np.array(found.extra["probabilities"]))
-        for found in (held_out_predictions(builder, folder) for folder in (variant.folder, builder.teacher))
+        Answers(predicted.values, np.array(predicted.extra["probabilities"]))
+        for predicted in (held_out_predictions(builder, folder) for folder in (variant.folder, builder.teacher))
     )
     finite = np.isfinite(student.confidence)
-    found = agreement(student.confidence[finite], (student.classes == teacher.classes)[finite])
-    counts = {"examples": found.examples, "agreeing": found.agreeing} if found else {"examples": 0, "agreeing": 0}
-    threshold = found.threshold if found else None
+    level = agreement(student.confidence[finite], (student.classes == teacher.classes)[finite])
+    counts = {"examples": level.examples, "agreeing": level.agreeing} if level else {"examples": 0, "agreeing": 0}
+    threshold = level.threshold if level else None
     return {AGREEMENT: {"threshold": threshold, "wanted": WANTED, **counts, "held_out": len(builder.held_out)}}
 
 

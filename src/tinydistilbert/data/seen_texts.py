@@ -27,11 +27,11 @@ class SeenTexts:
 
     def holds(self, hashes: UInt64[np.ndarray, " texts"]) -> Bool[np.ndarray, " texts"]:
         """Return whether each hash was added before."""
-        found = np.fromiter((number in self._recent for number in hashes.tolist()), dtype=bool, count=len(hashes))
+        is_known = np.fromiter((number in self._recent for number in hashes.tolist()), dtype=bool, count=len(hashes))
         for file in self._sorted:
-            places = np.minimum(np.searchsorted(file, hashes), len(file) - 1)
-            found |= file[places] == hashes
-        return found
+            positions = np.minimum(np.searchsorted(file, hashes), len(file) - 1)
+            is_known |= file[positions] == hashes
+        return is_known
 
     def add(self, hashes: UInt64[np.ndarray, " texts"]) -> Bool[np.ndarray, " texts"]:
         """Add hashes; return whether each is new, which among equal ones only the first is.

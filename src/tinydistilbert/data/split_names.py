@@ -74,8 +74,8 @@ def _split_of(name: str) -> Split | None:
     words = list(_WORD.finditer(name))
     if not words:
         return None
-    found: Split = "train" if words[-1]["train"] else "validation" if words[-1]["validation"] else "test"
-    return found
+    split: Split = "train" if words[-1]["train"] else "validation" if words[-1]["validation"] else "test"
+    return split
 
 
 def _template(name: str) -> str:

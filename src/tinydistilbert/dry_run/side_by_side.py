@@ -60,11 +60,11 @@ def _seconds(basis: Basis, part: TaskPart) -> float | None:
 
 
 def _of_job(basis: Basis, job: Job) -> float | None:
-    found = [training_seconds(basis, job)]
+    times = [training_seconds(basis, job)]
     if "evaluate" in basis.run.stages:
-        found.append(scoring_seconds(basis, job))
-    known = [seconds for seconds in found if seconds is not None]
-    return sum(known) if len(known) == len(found) else None
+        times.append(scoring_seconds(basis, job))
+    known = [seconds for seconds in times if seconds is not None]
+    return sum(known) if len(known) == len(times) else None
 
 
 def end_of_last(seconds: Mapping[str, float], needs: Mapping[str, Sequence[str]], at_once: int) -> float:

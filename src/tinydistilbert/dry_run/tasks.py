@@ -94,8 +94,8 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
 
 def _range(numbers: Iterable[int]) -> str:
     """Return the smallest and the largest number, or the one that they all are."""
-    found = sorted({*numbers})
-    return f"{found[0]:,} to {found[-1]:,}" if len(found) > 1 else f"{found[0]:,}"
+    distinct = sorted({*numbers})
+    return f"{distinct[0]:,} to {distinct[-1]:,}" if len(distinct) > 1 else f"{distinct[0]:,}"
 
 
 def _times(settings: Finetune) -> int:

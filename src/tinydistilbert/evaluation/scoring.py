@@ -101,10 +101,10 @@ def _read_tags(examples: Examples, features: Features, logits: Logits) -> Predic
     assert features.word_tokens is not None, "features of words have their tokens"
     predicted, probabilities, not_finite = [], [], 0
     for row, tokens in zip(logits, features.word_tokens, strict=True):
-        found = word_predictions(row, tokens, examples.task.labels)
-        predicted.append(found.tags)
-        probabilities.append(found.probabilities.tolist())
-        not_finite += not found.are_finite
+        tagged = word_predictions(row, tokens, examples.task.labels)
+        predicted.append(tagged.tags)
+        probabilities.append(tagged.probabilities.tolist())
+        not_finite += not tagged.are_finite
     return predictions_of_tags(examples, predicted, {"probabilities": probabilities}, not_finite)
 
 

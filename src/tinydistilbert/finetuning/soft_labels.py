@@ -55,9 +55,9 @@ def joined_soft_labels(path: Path, examples: Examples, data: str | None) -> NDAr
     order = np.argsort(soft.keys)
     rows = order[np.minimum(np.searchsorted(soft.keys, keys, sorter=order), len(order) - 1)]
     joined = has_key & (soft.keys[rows] == keys)
-    found = np.full((len(examples), len(task.labels)), np.nan)
-    found[joined] = soft.logits[rows[joined]]
-    with_label = int(np.isfinite(found).all(-1).sum())
+    logits = np.full((len(examples), len(task.labels)), np.nan)
+    logits[joined] = soft.logits[rows[joined]]
+    with_label = int(np.isfinite(logits).all(-1).sum())
     by = "text" if soft.by_text else ID
     if not with_label:
         problem = f"none of its {len(order):,} rows matches a train example by {by}"
@@ -68,7 +68,7 @@ def joined_soft_labels(path: Path, examples: Examples, data: str | None) -> NDAr
     if without := len(order) - len(np.unique(rows[joined])):
         text += f"; {counted(without, 'row')} without a match left out"
     notice(str(path), text)
-    return found
+    return logits
 
 
 def read_soft_labels(path: Path, task: Task) -> SoftLabels:
@@ -185,8 +185,8 @@ def _keys(
         raise UserError(rows.where, problem=problem, fix=f"add it, or add the texts to {path}")
     ids, count = _keys_of_rows(rows, [ID]), len(examples)
     has_id = np.fromiter((label is not None for label in examples.columns["label"]), bool, count)
-    places = np.fromiter(examples.columns["idx"], np.int64, count)
-    return ids[np.where(has_id, places, 0)], has_id
+    indices = np.fromiter(examples.columns["idx"], np.int64, count)
+    return ids[np.where(has_id, indices, 0)], has_id
 
 
 def _key(values: Iterable[object]) -> str:

@@ -286,15 +286,15 @@ class RunContext:
 
     def _optimizations(self) -> dict[str, Optimization]:
         """The settings of every training that several processes share, by their section."""
-        recipe, found = self.recipe, dict[str, Optimization]()
+        recipe, optimizations = self.recipe, dict[str, Optimization]()
         if "adapt" in self.stages_together and recipe.adapt.tokens:
-            found["adapt"] = recipe.adapt.optimization
+            optimizations["adapt"] = recipe.adapt.optimization
         if "distill" in self.stages_together and self.makes_student():
-            found["distill"] = recipe.distill.optimization
+            optimizations["distill"] = recipe.distill.optimization
         for job in (job for job in self.jobs if not job.is_given):
             settings = recipe.finetune.settings(job.task, is_distilled=job.is_second_distillation)
-            found[f"finetune {job.row} on {job.task}"] = settings.optimization
-        return found
+            optimizations[f"finetune {job.row} on {job.task}"] = settings.optimization
+        return optimizations
 
     def check_alike(self) -> None:
         """Refuse processes of a launcher that differ in recipe, folder, last stage, versions or precision.

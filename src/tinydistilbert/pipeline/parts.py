@@ -46,27 +46,27 @@ class TaskPart:
 
 def task_parts(run: RunContext) -> dict[str, TaskPart]:
     """Return every task model of a run by name, and before second distillations their soft targets."""
-    found: dict[str, TaskPart] = {}
+    parts: dict[str, TaskPart] = {}
     for job in run.jobs:
         before = job_before(run, job)
         needs = [_name(before)] if before else []
         task = run.tasks[job.task].title
         if job.is_second_distillation:
             targets = f"{job.task}/targets"
-            if targets not in found:
+            if targets not in parts:
                 teachers = [_name(j) for j in run.jobs if (j.task, j.row) == (job.task, "teacher") and not j.is_given]
-                found[targets] = TaskPart(
+                parts[targets] = TaskPart(
                     targets, f"soft targets of {task}", partial(soft_targets_of, run, job),
                     (run.folder.soft_targets(job.task),), (*teachers, *needs),
                 )  # fmt: skip
             needs.append(targets)
         made = [*([] if job.is_given else [job.model(run.folder)])]
         made += [job.scores(run.folder)] if "evaluate" in run.stages else []
-        found[_name(job)] = TaskPart(
+        parts[_name(job)] = TaskPart(
             _name(job), f"{job.row} on {task}, seed {job.seed}", partial(_finetune_and_score, run, job), tuple(made),
             tuple(needs), job,
         )  # fmt: skip
-    return found
+    return parts
 
 
 def _name(job: Job) -> str:

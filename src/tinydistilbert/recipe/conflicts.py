@@ -27,10 +27,10 @@ class Conflict:
 
     key: str
     expected: str | None = None
-    found: str | None = None
+    actual: str | None = None
     fix: str = ""
     problem: str | None = None
-    """In place of `expected` and `found`, as in `UserError`."""
+    """In place of `expected` and `actual`."""
 
 
 def conflicts(recipe: Recipe) -> Iterator[Conflict]:
@@ -57,8 +57,8 @@ def _conflicts_of_model(recipe: Recipe) -> Iterator[Conflict]:
         problem, fix = 'deduplicate works with packing = "documents" alone', "leave one of them at its default"
         yield Conflict("corpus.deduplicate", problem=problem, fix=fix)
     if recipe.masking.mask_share + recipe.masking.random_share > 1:
-        found = f"{recipe.masking.mask_share} + {recipe.masking.random_share}"
-        yield Conflict("masking", "mask_share + random_share <= 1", found, "lower one")
+        shares = f"{recipe.masking.mask_share} + {recipe.masking.random_share}"
+        yield Conflict("masking", "mask_share + random_share <= 1", shares, "lower one")
 
 
 def _conflicts_of_tasks(recipe: Recipe) -> Iterator[Conflict]:
@@ -169,8 +169,8 @@ def _conflicts_of_compression(recipe: Recipe) -> Iterator[Conflict]:
         expected = f"tasks of finetune.tasks ({', '.join(recipe.finetune.tasks) or 'none'})"
         yield Conflict("compress.tasks", expected, repr(name), "add it there, or remove it here")
     if settings.model and len(settings.tasks) != 1:
-        found = ", ".join(settings.tasks) or "none"
-        yield Conflict("compress.tasks", "the one task of compress.model", found, "name it")
+        named = ", ".join(settings.tasks) or "none"
+        yield Conflict("compress.tasks", "the one task of compress.model", named, "name it")
 
 
 def _conflicts_of_teaching(finetune: Finetune) -> Iterator[Conflict]:

@@ -182,7 +182,7 @@ def check(recipe: Recipe, where: str) -> Recipe:
     """
     for conflict in conflicts(recipe):
         raise UserError(
-            f"{where}, key {conflict.key}", expected=conflict.expected, found=conflict.found, problem=conflict.problem,
+            f"{where}, key {conflict.key}", expected=conflict.expected, found=conflict.actual, problem=conflict.problem,
             fix=conflict.fix,
         )  # fmt: skip
     plain = to_dict(dataclasses.replace(recipe, ablate=dataclasses.replace(recipe.ablate, rows={})))

@@ -103,20 +103,20 @@ def calibration_lines(answers: ChosenAnswers) -> list[str]:
         )
     if answers.stored_agreement is not None:
         return [*lines, *_at_stored_threshold(answers, agrees)]
-    found = agreement(answers.student.confidence, agrees)
-    if found is None:
+    level = agreement(answers.student.confidence, agrees)
+    if level is None:
         lines.append(f"At no confidence level does it agree with its teacher in {100 * AGREEMENT:.0f} % of {unit}.")
         return lines
-    lines.append(f"{_in_words(found, sure, unit)} The threshold was chosen on these same examples.")
+    lines.append(f"{_in_words(level, sure, unit)} The threshold was chosen on these same examples.")
     return lines
 
 
-def _in_words(found: Agreement, sure: str, unit: str) -> str:
-    low, high = found.interval
+def _in_words(level: Agreement, sure: str, unit: str) -> str:
+    low, high = level.interval
     return (
-        f"Where it is at least {100 * found.threshold:.1f} % {sure} it agrees with its teacher in "
-        f"{100 * found.agreeing / found.examples:.1f} % of {unit} ({found.agreeing:,} of {found.examples:,}): that is "
-        f"{100 * found.share:.0f} % of the inputs (95 % interval {100 * low:.0f} to {100 * high:.0f} %). The rest can "
+        f"Where it is at least {100 * level.threshold:.1f} % {sure} it agrees with its teacher in "
+        f"{100 * level.agreeing / level.examples:.1f} % of {unit} ({level.agreeing:,} of {level.examples:,}): that is "
+        f"{100 * level.share:.0f} % of the inputs (95 % interval {100 * low:.0f} to {100 * high:.0f} %). The rest can "
         "go to the teacher."
     )
 
@@ -130,14 +130,14 @@ def _at_stored_threshold(answers: ChosenAnswers, agrees: NDArray[np.bool_]) -> l
         wanted = f"{100 * stored['wanted']:.0f} %"
         return [f"At no confidence level does it agree with its teacher in {wanted} of the answers to {chosen_on}."]
     is_sure = answers.student.confidence >= stored["threshold"]
-    found = Agreement(stored["threshold"], int(is_sure.sum()), int((is_sure & agrees).sum()), len(agrees))
+    level = Agreement(stored["threshold"], int(is_sure.sum()), int((is_sure & agrees).sum()), len(agrees))
     source = (
         f"The threshold is the one in the model’s folder, which `serve` uses; it was chosen on {chosen_on}, where "
         f"{stored['agreeing']:,} of {stored['examples']:,} answers agree."
     )
-    if not found.examples:
-        return [f"It is not {100 * found.threshold:.1f} % sure on any scored example. {source}"]
-    return [f"{_in_words(found, ONE_CLASS[1], ONE_CLASS[2])} {source}"]
+    if not level.examples:
+        return [f"It is not {100 * level.threshold:.1f} % sure on any scored example. {source}"]
+    return [f"{_in_words(level, ONE_CLASS[1], ONE_CLASS[2])} {source}"]
 
 
 MOST_CLASSES = 12

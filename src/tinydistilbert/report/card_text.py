@@ -35,7 +35,7 @@ def _plain(text: object) -> str:
 
 def escaped(text: object) -> str:
     """Return the text as Markdown that shows exactly it, without tags, links, headings, columns or formulas."""
-    entities = re.sub("|".join(map(re.escape, _ENTITIES)), lambda found: _ENTITIES[found[0]], _plain(text))
+    entities = re.sub("|".join(map(re.escape, _ENTITIES)), lambda match: _ENTITIES[match[0]], _plain(text))
     return _MARKUP.sub(r"\\\g<0>", entities)
 
 
@@ -83,8 +83,8 @@ def write(folder: Path, text: str) -> Path:
 def is_as_written(path: Path) -> bool:
     """Whether a card is unedited. Cards of version 0.1 have no mark, but one sentence in common."""
     content = path.read_bytes().decode("utf-8", "replace")
-    if found := _MARK.search(content):
-        return hashlib.sha256(content[: found.start()].encode()).hexdigest()[:16] == found[1]
+    if mark := _MARK.search(content):
+        return hashlib.sha256(content[: mark.start()].encode()).hexdigest()[:16] == mark[1]
     return EARLIER in content
 
 

@@ -96,9 +96,9 @@ def chosen_answers(run: Path, recipe: Recipe, compressed: CompressedModel) -> Ch
         answers = replace(answers, thresholds=_of_variant(summary.best, labels.shape[1]))
     teacher = next(
         (
-            (found, scores)
+            (predictions, scores)
             for scores in folder.scores_of_seeds(name, "teacher")
-            if atomic.is_finished(scores) and (found := _read(scores / predictions_file(score.split)))
+            if atomic.is_finished(scores) and (predictions := _read(scores / predictions_file(score.split)))
         ),
         None,
     )

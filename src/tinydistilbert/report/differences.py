@@ -53,12 +53,14 @@ def row_differences(measurements: Sequence[Measurement], tasks: Mapping[str, Tas
             details = m.details
             low, high = details["interval"]
             one, other = details["seeds"]
-            found = RowDifference(
+            difference = RowDifference(
                 tasks[details["of"]], m.split, m.metric, m.model, details["against"],
                 Paired(details["first"], details["second"], (low, high), details["p"]), details["p_adjusted"],
                 (one, other), m.examples,
             )  # fmt: skip
-            latest[found.task.name, found.split, found.metric, found.row, found.against] = found
+            latest[difference.task.name, difference.split, difference.metric, difference.row, difference.against] = (
+                difference
+            )
     return list(latest.values())
 
 

@@ -30,8 +30,8 @@ class EarlierPage:
         text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
         if _ACTIVE.search(text.partition("<body>")[2]):
             return NO_PAGE
-        found = (part.search(text) for part in (_COMMAND, _CURVES, _EXAMPLES))
-        command, curves, examples = (match[1] if match else "" for match in found)
+        matches = (part.search(text) for part in (_COMMAND, _CURVES, _EXAMPLES))
+        command, curves, examples = (match[1] if match else "" for match in matches)
         return cls(html.unescape(command), Markup(curves), Markup(examples))
 
 

@@ -67,7 +67,7 @@ def to_svg(figure: "Figure", label: str) -> str:
         text = text.replace(colour, variable)
     # Unreferenced names are the same in every figure, and a page has several figures.
     referenced = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", text))
-    text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in referenced else "", text)
+    text = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in referenced else "", text)
     view_box = re.search(r'viewBox="[^"]+"', text)
     assert view_box, "matplotlib always writes a view box"
     head = f'<svg {view_box.group()} role="img" aria-label="{escape(label)}" xmlns="http://www.w3.org/2000/svg" '
@@ -117,27 +117,29 @@ def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
         return to_svg(figure, title)
 
 
-def task_scores(found: Scores, tasks: Sequence[Task]) -> str | None:
+def task_scores(run_scores: Scores, tasks: Sequence[Task]) -> str | None:
     """Draw a line per task with a mark for every measured row and the majority baseline; None without scores."""
-    tasks = scores.tasks_scored(found, tasks)
+    tasks = scores.tasks_scored(run_scores, tasks)
     if not tasks:
         return None
     with style():
         figure, (axis,) = new_figure(0.9 + 0.32 * len(tasks))
         rows = range(len(tasks))
-        majority = [_majority(found, task) for task in tasks]
+        majority = [_majority(run_scores, task) for task in tasks]
         known = [(100 * value, row) for row, value in enumerate(majority) if value is not None]
         if known:
             x, y = zip(*known, strict=True)
             axis.scatter(x, y, marker="|", s=90, color=INK, linewidths=1.2, label="Majority baseline")
         for model in ("control", "teacher", "student", "student (D)", "model", "model (D)"):
-            by_row = [(row, scores.of_task(found, model, task)) for row, task in enumerate(tasks)]
+            by_row = [(row, scores.of_task(run_scores, model, task)) for row, task in enumerate(tasks)]
             points = [(100 * score.value, row) for row, score in by_row if score is not None]
             if points:
                 x, y = zip(*points, strict=True)
                 axis.scatter(x, y, marker=MARKERS[model], s=34, color=SERIES[model], label=TITLES[model], zorder=3)
         for row, task in enumerate(tasks):
-            teacher, *students = (scores.of_task(found, model, task) for model in ("teacher", "student", "model (D)"))
+            teacher, *students = (
+                scores.of_task(run_scores, model, task) for model in ("teacher", "student", "model (D)")
+            )
             for score in students:
                 if teacher is not None and score is not None:
                     ends = [100 * teacher.value, 100 * score.value]
@@ -280,8 +282,8 @@ def best_so_far(trials: Sequence[tuple[int, float]], unit: str, *, highest: bool
         return to_svg(figure, "Each trial, and the best so far")
 
 
-def _majority(found: Scores, task: Task) -> float | None:
-    known = [score.majority for model in TITLES if (score := scores.of_task(found, model, task)) is not None]
+def _majority(run_scores: Scores, task: Task) -> float | None:
+    known = [score.majority for model in TITLES if (score := scores.of_task(run_scores, model, task)) is not None]
     return next((value for value in known if value is not None), None)
 
 

@@ -50,11 +50,11 @@ def _faults(settings: Recipe) -> tuple[str, ...]:
 def _score_figures(
     measurements: Sequence[Measurement], headline: summary.Summary, tasks: Mapping[str, Task]
 ) -> list[dict[str, Any]]:
-    found = scores.collect(measurements)
+    run_scores = scores.collect(measurements)
     real = [task for task in tasks.values() if not task.is_synthetic]
-    chosen = real if scores.tasks_scored(found, real) else list(tasks.values())
+    chosen = real if scores.tasks_scored(run_scores, real) else list(tasks.values())
     caption = "Each model by task. Line: what was lost of the teacher’s score. Stroke: the majority baseline."
-    drawn = figure(figures.task_scores(found, chosen), caption)
+    drawn = figure(figures.task_scores(run_scores, chosen), caption)
     raw = headline.kept.raw if headline.kept else None
     if raw is not None and headline.speed_up is not None:
         caption = (
@@ -97,11 +97,11 @@ def _teacher_point(
 ) -> list[figures.Tradeoff]:  # fmt: skip
     """Return the teacher's point, if it was scored and timed together with the variants."""
     timed = compressed.teacher.get(compression.TEACHER_TIME)
-    found = scores.of_task(scores.collect(measurements), scores.TEACHER, compressed.task)
-    if timed is None or found is None:
+    teacher_score = scores.of_task(scores.collect(measurements), scores.TEACHER, compressed.task)
+    if timed is None or teacher_score is None:
         return []
-    interval = tuple(100 * end for end in found.middle.details["interval"])
-    return [figures.Tradeoff(timed.model, timed.value, 100 * found.middle.value, interval, chosen=False)]
+    interval = tuple(100 * end for end in teacher_score.middle.details["interval"])
+    return [figures.Tradeoff(timed.model, timed.value, 100 * teacher_score.middle.value, interval, chosen=False)]
 
 
 def _curves(run: RunFolder) -> list[dict[str, Any]]:
@@ -142,7 +142,7 @@ def facts(
     hashes = {m.recipe_hash for m in measurements if m.recipe == settings.name}
     # A recipe that an earlier version hashed otherwise has the hash in its measurements.
     hashed = hashes.pop() if len(hashes) == 1 else schema.recipe_hash(settings)
-    found = [
+    entries = [
         ("Recipe", f"{settings.name} ({hashed})"),
         ("Command", command),
         *made_of,
@@ -154,7 +154,7 @@ def facts(
         ("Weights not kept", ", ".join(released)),
         *(("Notice", line) for line in notices),
     ]
-    return [(name, value) for name, value in found if value]
+    return [(name, value) for name, value in entries if value]
 
 
 def write_report(

@@ -194,10 +194,10 @@ def merged_marks(marks: Iterable[str]) -> str:
     return "".join(mark for mark in MARKS if mark in every)
 
 
-def note_on_lengths(found: Iterable[tuple[str, Measurement]]) -> list[str]:
+def note_on_lengths(titled_measurements: Iterable[tuple[str, Measurement]]) -> list[str]:
     """Return a sentence on texts longer than what a model reads, for (title of the task, score); or none."""
     cut: dict[str, None] = {}
-    for title, m in found:
+    for title, m in titled_measurements:
         scored, trained = m.details.get("cut_texts", 0), m.details.get("cut_train_texts", 0)
         if scored or trained:
             counts = [f"{scored:,} of {m.examples:,} scored"] * bool(scored)
@@ -206,7 +206,7 @@ def note_on_lengths(found: Iterable[tuple[str, Measurement]]) -> list[str]:
     return [f"Cut because they are longer than the model reads: {'; '.join(cut)}."] if cut else []
 
 
-def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
+def notes_on_marks(titled_scores: Iterable[tuple[str, str, Score]]) -> list[str]:
     """Return a sentence per mark, with counts and warnings, for (whose score, title of the task, score)."""
     scored: dict[str, None] = {}
     trained: dict[str, None] = {}
@@ -214,7 +214,7 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
     chosen: dict[str, None] = {}
     warned: dict[str, None] = {}
     in_train: dict[str, None] = {}
-    for whose, title, score in found:
+    for whose, title, score in titled_scores:
         m = score.middle
         if m.is_subset:
             scored[f"{title} {m.examples:,} of {m.examples_total:,}"] = None

@@ -42,18 +42,18 @@ class Summary:
     """The tasks that were compared, for a sentence."""
 
 
-def _basis(found: Scores, tasks: Mapping[str, Task], models: Sequence[str]) -> tuple[tuple[Task, ...], str]:
+def _basis(run_scores: Scores, tasks: Mapping[str, Task], models: Sequence[str]) -> tuple[tuple[Task, ...], str]:
     """Return where models are compared: the scored tasks of the first table that has any."""
     for table, members in tables_of(tasks).items():
-        shared = scores.tasks_scored(found, members, models)
+        shared = scores.tasks_scored(run_scores, members, models)
         if shared:
             several = f"mean of {len(shared)} {table.unit}s"
             return shared, several if len(shared) > 1 else f"1 {table.unit}: {shared[0].title}"
     return (), ""
 
 
-def _subject(found: Scores, tasks: Mapping[str, Task]) -> str:
-    scored = (model for model in SUBJECTS if scores.tasks_scored(found, list(tasks.values()), [model]))
+def _subject(run_scores: Scores, tasks: Mapping[str, Task]) -> str:
+    scored = (model for model in SUBJECTS if scores.tasks_scored(run_scores, list(tasks.values()), [model]))
     return next(scored, "student")
 
 
@@ -64,15 +64,15 @@ def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = T
         measurements: measurements of one run.
         tasks: by name, as `tasks_of` gives them for the run's recipe.
     """
-    found = scores.collect(measurements)
-    subject = _subject(found, tasks)
-    compared, basis = _basis(found, tasks, [TEACHER, subject])
+    run_scores = scores.collect(measurements)
+    subject = _subject(run_scores, tasks)
+    compared, basis = _basis(run_scores, tasks, [TEACHER, subject])
     if not compared:
-        compared, basis = _basis(found, tasks, [subject])
-    teacher, student, control = (scores.mean(found, model, compared) for model in (TEACHER, subject, "control"))
+        compared, basis = _basis(run_scores, tasks, [subject])
+    teacher, student, control = (scores.mean(run_scores, model, compared) for model in (TEACHER, subject, "control"))
     kept = None
     if teacher is not None and student is not None:
-        kept = kept_over(found, subject, compared, teacher_above_majority(measurements, tasks))
+        kept = kept_over(run_scores, subject, compared, teacher_above_majority(measurements, tasks))
     seconds = {
         model: m for (model, *timing), m in measured_seconds(measurements).items() if timing == ["cpu", "true-length"]
     }
@@ -124,7 +124,11 @@ def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = T
         for d in row_differences(measurements, tasks)
         if (d.row, d.against) == (subject, TEACHER) and d.is_headline
     }
-    sure = (*compressed, *_sure_of_scores(found, compared, subject, tests), *_sure_of_speed(list(seconds.values())))
+    sure = (
+        *compressed,
+        *_sure_of_scores(run_scores, compared, subject, tests),
+        *_sure_of_speed(list(seconds.values())),
+    )
     return Summary(verdict, tuple(figures), sure, kept, speed_up, basis)
 
 
@@ -137,12 +141,12 @@ def _counted(kept: Kept, basis: str) -> str:
 
 
 def _sure_of_scores(
-    found: Scores, tasks: Sequence[Task], subject: str, tests: Mapping[str, RowDifference]
+    run_scores: Scores, tasks: Sequence[Task], subject: str, tests: Mapping[str, RowDifference]
 ) -> list[str]:
     pairs = [
-        (task.title, scores.of_task(found, TEACHER, task), student)
+        (task.title, scores.of_task(run_scores, TEACHER, task), student)
         for task in tasks
-        if (student := scores.of_task(found, subject, task)) is not None
+        if (student := scores.of_task(run_scores, subject, task)) is not None
     ]
     if not pairs:
         return []
@@ -160,7 +164,9 @@ def _sure_of_scores(
         sentences.append(
             f"Fine-tuned on a part of the train split (†); all of it would probably score higher: {', '.join(parts)}."
         )
-    sentences += _sure_of_differences(tests, [task for task in tasks if scores.of_task(found, TEACHER, task)], subject)
+    sentences += _sure_of_differences(
+        tests, [task for task in tasks if scores.of_task(run_scores, TEACHER, task)], subject
+    )
     unbeaten = [f"{title}: {', '.join(u.sentence for u in s.unbeaten)}" for title, _, s in pairs if s.unbeaten]
     if unbeaten:
         sentences.append(

@@ -65,10 +65,10 @@ def write_export_card(source: Path, output: Path) -> Path:
         except UserError as error:  # of another version, or damaged: the export is there, and true
             notice(str(output), f"its card does not describe the run, which cannot be read: {error}")
     if run is not None:
-        found = [subject for subject in fine_tuned(run) if subject.folder.resolve() == source.resolve()]
-        if found:
+        subjects = [subject for subject in fine_tuned(run) if subject.folder.resolve() == source.resolve()]
+        if subjects:
             subject = replace(
-                found[0], folder=output, title=f"{found[0].title}, exported", form=form, speed=(),
+                subjects[0], folder=output, title=f"{subjects[0].title}, exported", form=form, speed=(),
                 scored_before="" if exact else before,
             )  # fmt: skip
             return card_text.write(output, task_card(run, subject))

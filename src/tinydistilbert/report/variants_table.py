@@ -14,9 +14,9 @@ from tinydistilbert.tasks.base import Task
 
 def variants_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Table:
     """Return every metric of every task and split, with 95 % intervals and the number of examples."""
-    found, above, rows = scores.collect(measurements), teacher_above_majority(measurements, tasks), []
+    run_scores, above, rows = scores.collect(measurements), teacher_above_majority(measurements, tasks), []
     for task in tasks.values():
-        of_this_task = {key: score for key, score in found.items() if key[1] == task.name}
+        of_this_task = {key: score for key, score in run_scores.items() if key[1] == task.name}
         splits = dict.fromkeys([*task.evaluation, *(split for _, _, split, _ in of_this_task)])
         metrics = dict.fromkeys([*task.metrics, *(metric for _, _, _, metric in of_this_task)])
         for split, metric, model in ((s, m, r) for s in splits for m in metrics for r in ROWS):

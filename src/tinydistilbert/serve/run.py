@@ -66,8 +66,8 @@ def listening(host: str, port: int) -> socket.socket:
         UserError: another program uses the port, it is not allowed, or the address does not belong to this machine.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = addresses[0]
         return socket.create_server(address, family=family, backlog=WAITING_CONNECTIONS)
     except socket.gaierror:
         raise UserError("--host", expected="an address of this machine", found=repr(host), fix=f"use {HOST}") from None

@@ -107,17 +107,17 @@ def _made_with(folder: Path, run: Path) -> list[Path]:
     """
     inputs = {file.parent: set(_read(file)["inputs"]) for file in sorted(run.rglob(FILE)) if file.parent != folder}
     names = {_name_of(folder, run)}
-    found: list[Path] = []
-    while more := [path for path, read in inputs.items() if path not in found and names & read]:
-        found += more
+    descendants: list[Path] = []
+    while more := [path for path, read in inputs.items() if path not in descendants and names & read]:
+        descendants += more
         names |= {_name_of(path, run) for path in more}
-    others = [path.parent for path in run.rglob(atomic.MANIFEST) if path.parent not in (*found, folder)]
+    others = [path.parent for path in run.rglob(atomic.MANIFEST) if path.parent not in (*descendants, folder)]
 
     def highest(path: Path) -> Path:
         above = path.parent
         return path if above == run or any(other.is_relative_to(above) for other in others) else highest(above)
 
-    return list(dict.fromkeys(map(highest, found)))
+    return list(dict.fromkeys(map(highest, descendants)))
 
 
 def _name_of(folder: Path, run: Path) -> str:

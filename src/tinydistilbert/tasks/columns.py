@@ -48,34 +48,34 @@ class Column(Sequence[Any]):
         for begin in range(0, len(self), VALUES_AT_ONCE):
             yield from self._of(slice(begin, begin + VALUES_AT_ONCE))
 
-    def _of(self, places: "slice | NDArray[np.int64]") -> list[Any]:
+    def _of(self, positions: "slice | NDArray[np.int64]") -> list[Any]:
         """Return the values at some positions of this sequence."""
-        if self._rows is None and isinstance(places, slice):
-            begin, end, _ = places.indices(len(self))
+        if self._rows is None and isinstance(positions, slice):
+            begin, end, _ = positions.indices(len(self))
             values = self._values.slice(begin, max(end - begin, 0)).to_pylist()
         else:
             rows = np.arange(len(self)) if self._rows is None else self._rows
-            values = self._at(rows[places])
+            values = self._at(rows[positions])
         return values if self._form is None else [*map(self._form, values)]
 
     def _at(self, rows: NDArray[np.int64]) -> list[Any]:
         """Return values by row; Arrow's `take` would first combine all chunks."""
         chunks = np.searchsorted(self._ends, rows, side="right")
         order = np.argsort(chunks, kind="stable")
-        found: list[Any] = [None] * len(rows)
+        values: list[Any] = [None] * len(rows)
         borders = np.flatnonzero(np.diff(chunks[order])) + 1
         for part in np.split(order, borders) if len(order) else ():
             number = int(chunks[part[0]])
             chunk = self._values.chunk(number)
             inside = rows[part] - (self._ends[number] - len(chunk))
             for place, value in zip(part.tolist(), chunk.take(inside).to_pylist(), strict=True):
-                found[place] = value
-        return found
+                values[place] = value
+        return values
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "Column":
         """Return the values at these positions, in this order."""
-        places = np.asarray(rows, dtype=np.int64)
-        return Column(self._values, places if self._rows is None else self._rows[places], self._form)
+        positions = np.asarray(rows, dtype=np.int64)
+        return Column(self._values, positions if self._rows is None else self._rows[positions], self._form)
 
     def each(self, form: Callable[[Any], Any]) -> "Column":
         """Return the column with `form` applied to each value on every access."""
@@ -140,15 +140,15 @@ class Chained(Sequence[Any]):
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Sequence[Any]:
         """Return the values at these positions, in this order; taken directly from a part if all are in it."""
-        places = np.asarray(rows, dtype=np.int64)
-        numbers = np.searchsorted(self._ends, places, side="right")
+        positions = np.asarray(rows, dtype=np.int64)
+        numbers = np.searchsorted(self._ends, positions, side="right")
         borders = np.flatnonzero(np.diff(numbers)) + 1
-        found = list[Sequence[Any]]()
-        for some in np.split(np.arange(len(places)), borders) if len(places) else ():
+        pieces = list[Sequence[Any]]()
+        for some in np.split(np.arange(len(positions)), borders) if len(positions) else ():
             part = self._parts[int(numbers[some[0]])]
             first = int(self._ends[numbers[some[0]]]) - len(part)
-            found.append(taken(part, places[some] - first))
-        return found[0] if len(found) == 1 else [value for values in found for value in values]
+            pieces.append(taken(part, positions[some] - first))
+        return pieces[0] if len(pieces) == 1 else [value for values in pieces for value in values]
 
 
 def chained(parts: Sequence[Sequence[Any]]) -> Sequence[Any]:

@@ -77,11 +77,11 @@ def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Fea
     ids, types, lengths = FlatFile(), FlatFile(), np.empty(len(examples), dtype=np.int32)
     for begin in range(0, len(examples), CHUNK):
         part = slice(begin, begin + CHUNK)
-        found = inputs_of(examples.columns["text"][part], pairs[part] if pairs else None)
-        ids.append(found.ids)
-        types.append(found.types)
-        lengths[part] = found.lengths
-        cut += int(np.count_nonzero(found.lost))
+        encoded = inputs_of(examples.columns["text"][part], pairs[part] if pairs else None)
+        ids.append(encoded.ids)
+        types.append(encoded.types)
+        lengths[part] = encoded.lengths
+        cut += int(np.count_nonzero(encoded.lost))
     every = np.arange(len(examples), dtype=np.int32)
     input_ids = TokenRows(ids.whole(), lengths)
     return Features(input_ids, input_ids.with_flat(types.whole()), _labels(examples), every, cut=cut)
@@ -141,8 +141,8 @@ def _encode_words(examples: Examples, tokenizer: FastTokenizer, max_length: int)
         )  # fmt: skip
         ids.append(_input_ids(encoded))
         types.append([np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]])
-        places = zip(examples.columns[WORDS][part], encoded["offset_mapping"], strict=True)
-        tokens.append([word_tokens(words, offsets) for words, offsets in places])
+        words_and_offsets = zip(examples.columns[WORDS][part], encoded["offset_mapping"], strict=True)
+        tokens.append([word_tokens(words, offsets) for words, offsets in words_and_offsets])
         cut += sum(len(e) >= max_length and bool(e.overflowing) for e in encoded.encodings)
     input_ids, of_words = ids.whole(), tokens.whole()
     labels = _word_labels(examples.columns["label"], of_words, int(input_ids.lengths.max(initial=0)))
@@ -154,7 +154,7 @@ def _word_labels(
     tags: Sequence[Sequence[int] | None], word_tokens: Sequence[NDArray[np.int32]], longest: int
 ) -> NDArray[np.int16]:
     """Return (n, longest): the tag of each word at its first token, `NO_LABEL` elsewhere."""
-    found = FlatFile()
+    label_file = FlatFile()
     for begin in range(0, len(tags), CHUNK):
         part = slice(begin, begin + CHUNK)
         of_texts = tags[part]
@@ -163,8 +163,8 @@ def _word_labels(
             if of_text is not None:
                 is_first = is_first_piece(of_words)
                 row[of_words[is_first]] = np.array(of_text, dtype=np.int16)[is_first]
-        found.append(labels)
-    return found.whole() if len(tags) else np.zeros((0, longest), dtype=np.int16)
+        label_file.append(labels)
+    return label_file.whole() if len(tags) else np.zeros((0, longest), dtype=np.int16)
 
 
 def question_limit(tokenizer: FastTokenizer, max_length: int) -> int:

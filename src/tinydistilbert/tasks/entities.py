@@ -38,14 +38,14 @@ def entities_of(tags: Sequence[str]) -> list[Entity]:
     A tag begins an entity if its prefix says so, or if the previous word is outside, ends an entity, or has another
     type. So `I-LOC` after `O` begins one too, and every tag has an effect.
     """
-    found: list[Entity] = []
+    entities: list[Entity] = []
     before = OUTSIDE
     for word, tag in enumerate(tags):
         if tag != OUTSIDE:
             is_new = before == OUTSIDE or tag[0] in _BEGINS or before[0] in _ENDS or type_of(tag) != type_of(before)
-            found.append((type_of(tag), word, word) if is_new else (type_of(tag), found.pop()[1], word))
+            entities.append((type_of(tag), word, word) if is_new else (type_of(tag), entities.pop()[1], word))
         before = tag
-    return found
+    return entities
 
 
 def tags_of(entities: Iterable[Entity], words: int) -> list[str]:

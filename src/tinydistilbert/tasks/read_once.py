@@ -84,23 +84,23 @@ def read_once(
         return read()
     is_sample = any(map(is_sampled, paths))
     key = (is_sample, task, split, json.dumps(more), *map(_identity, paths))
-    found = _at_hand.pop(key, None)
-    if found is None and is_sample:
-        found = _Split(read(), (), "")
-    if found is None:
+    cached = _at_hand.pop(key, None)
+    if cached is None and is_sample:
+        cached = _Split(read(), (), "")
+    if cached is None:
         how = {name: getattr(task, name) for name in _HOW_READ} | {"official": dict(task.official)}
         described = [FORMAT, split, more, how, [atomic.sha256(path) for path in paths], [path.suffix for path in paths]]
         made_from = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-        found = _kept(task, split, made_from)
-        if found is None:
+        cached = _kept(task, split, made_from)
+        if cached is None:
             with recorded() as lines:
                 examples = read()
-                found = _Split(examples, tuple(lines), made_from)
-    repeat(found.notices)
-    _at_hand[key] = found
+                cached = _Split(examples, tuple(lines), made_from)
+    repeat(cached.notices)
+    _at_hand[key] = cached
     for oldest in [*_at_hand][:-MOST]:
         del _at_hand[oldest]
-    return found.examples
+    return cached.examples
 
 
 def forget() -> None:
@@ -153,27 +153,27 @@ def keep(tasks: Collection[str]) -> None:
     """
     if not _folders:
         return
-    newest = {(found.examples.task.name, found.examples.split): found for found in _at_hand.values()}
-    for (name, split), found in newest.items():
-        task, folder = found.examples.task, _folders[-1](name, split)
-        if name not in tasks or not task.files or not found.made_from:
+    newest = {(cached.examples.task.name, cached.examples.split): cached for cached in _at_hand.values()}
+    for (name, split), cached in newest.items():
+        task, folder = cached.examples.task, _folders[-1](name, split)
+        if name not in tasks or not task.files or not cached.made_from:
             continue
         if (
             atomic.is_finished(folder)
-            and atomic.read_manifest(folder, verify=False).get("made_from") == found.made_from
+            and atomic.read_manifest(folder, verify=False).get("made_from") == cached.made_from
         ):
             continue
-        schema = pa.schema([(column, _type(task, column)) for column in found.examples.columns])
+        schema = pa.schema([(column, _type(task, column)) for column in cached.examples.columns])
         facts = {
-            "made_from": found.made_from,
+            "made_from": cached.made_from,
             "labels": task.labels,
-            "notices": found.notices,
-            "total": found.examples.total,
+            "notices": cached.notices,
+            "total": cached.examples.total,
         }
         with atomic.unfinished(folder, **facts) as begun, pa.ipc.new_file(str(begun / FILE), schema) as writer:
-            for batch in _batches(found.examples.columns, schema):
+            for batch in _batches(cached.examples.columns, schema):
                 writer.write_batch(batch)
-        found.examples = found.examples.lying_in(_columns_of(task, folder))
+        cached.examples = cached.examples.lying_in(_columns_of(task, folder))
 
 
 def _batches(columns: Columns, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

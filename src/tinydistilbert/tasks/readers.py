@@ -64,7 +64,7 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Rows:
         with marked("in a sample,") if samples.is_sampled(path) else nullcontext():
             rows = reader(path, quoting)
         if rows.sampled_from > rows.table.num_rows:
-            samples.tell(path, rows.table.num_rows, rows.sampled_from)
+            samples.warn_of_sample(path, rows.table.num_rows, rows.sampled_from)
         elif rows.sampled_from:  # it has no more rows
             rows = replace(rows, sampled_from=0)
     except OSError as error:
@@ -83,13 +83,15 @@ def read_conll(path: Path) -> Rows:
         UserError: the file does not exist, has no sentence, or has a line unlike the others.
     """
     try:
-        found = conll.sentences_of([*split_lines(read_text(path))], str(path))
+        sentences = conll.sentences_of([*split_lines(read_text(path))], str(path))
     except OSError as error:
         fix = "check its permissions and the disk"
         raise UserError(str(path), problem=f"the file cannot be read: {error}", fix=fix) from None
-    if not found.lines:
+    if not sentences.lines:
         raise UserError(str(path), expected="at least one sentence", found="none", fix="write sentences into the file")
-    return with_lines(pa.table({name: pa.array(values) for name, values in found.columns.items()}), path, found.lines)
+    return with_lines(
+        pa.table({name: pa.array(values) for name, values in sentences.columns.items()}), path, sentences.lines
+    )
 
 
 def is_conll(path: Path, columns: Collection[str]) -> bool:
@@ -141,14 +143,14 @@ def _records(
     lines: delimited.Lines, path: Path, quoting: Quoting, *, is_tsv: bool, among: Sequence[int] | None = None
 ) -> Rows:
     """Return the rows of a file, of whose lines only those with the numbers `among` may be given."""
-    found = delimited.read(lines, str(path), is_tsv=is_tsv, quoting=quoting, longest=LONGEST_FIELD, numbers=among)
+    parsed = delimited.read(lines, str(path), is_tsv=is_tsv, quoting=quoting, longest=LONGEST_FIELD, numbers=among)
     numbers = array("q")
-    header, width = found.header, len(found.header)
+    header, width = parsed.header, len(parsed.header)
     schema = pa.schema([(str(number), pa.string()) for number in range(width)])
     is_filled = [False] * width
 
     def parts() -> Iterator[pa.RecordBatch]:
-        while part := list(itertools.islice(found.records, RECORDS_AT_ONCE)):  # 500 bytes per record as lists
+        while part := list(itertools.islice(parsed.records, RECORDS_AT_ONCE)):  # 500 bytes per record as lists
             numbers.extend(line for line, _ in part)
             columns = list(zip(*(record for _, record in part), strict=True))
             is_filled[:] = [filled or any(column) for filled, column in zip(is_filled, columns, strict=True)]
@@ -157,10 +159,10 @@ def _records(
     table = collected(schema, parts(), on_disk=is_large(path))
     while header[width - 1 :] == [""] and width > 1 and not is_filled[width - 1]:
         header, width = header[:-1], width - 1
-    if width < len(found.header):
-        count = counted(len(found.header) - width, "column")
+    if width < len(parsed.header):
+        count = counted(len(parsed.header) - width, "column")
         notice(str(path), f"{count} at the end, empty and without a name, left out")
-    refuse_twins(header, f"{path}:{found.header_line}")
+    refuse_twins(header, f"{path}:{parsed.header_line}")
     return with_lines(table.select(range(width)).rename_columns(header), path, numbers)
 
 

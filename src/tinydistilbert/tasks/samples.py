@@ -15,7 +15,7 @@ from tinydistilbert.notices import notice
 
 SAMPLED = 32 * 2**20
 """File size in bytes from which a dry run reads a sample."""
-PLACES = 64
+POSITIONS = 64
 """Places in the file from which rows are taken."""
 ROWS = 4096
 """Total rows of a sample."""
@@ -47,7 +47,7 @@ def is_sampled(path: Path) -> bool:
     return bool(_wanted) and path.stat().st_size >= SAMPLED
 
 
-def tell(path: Path, rows: int, total: int) -> None:
+def warn_of_sample(path: Path, rows: int, total: int) -> None:
     """Report that a sample was read."""
     _wanted[-1].is_used = True
     notice(
@@ -83,10 +83,10 @@ def lines_of(path: Path, *, are_quoted: bool) -> Lines:
     taken, numbers = list[bytes](), array("q")
     with open_bytes(path) as stream:
         place = _Place(stream, are_quoted)
-        for number in range(PLACES):
-            place.go_to(number * size // PLACES)
+        for number in range(POSITIONS):
+            place.go_to(number * size // POSITIONS)
             begin = len(taken)
-            while len(taken) < begin + ROWS // PLACES or place.is_inside:
+            while len(taken) < begin + ROWS // POSITIONS or place.is_inside:
                 line = place.next_line()
                 if not line:
                     break
@@ -148,12 +148,12 @@ def parquet_of(file: "pyarrow.parquet.ParquetFile") -> tuple[pa.Table, list[int]
     for number in range(file.num_row_groups):
         groups.append((number, first, file.metadata.row_group(number).num_rows))
         first += groups[-1][2]
-    step = -(-len(groups) // PLACES)
+    step = -(-len(groups) // POSITIONS)
     chosen, batches, rows = groups[::step], list[pa.RecordBatch](), list[int]()
     for number, begin, count in chosen:
-        places = max(1, PLACES // len(chosen))
-        at_once = max(1, -(-count // places))
-        take = max(1, ROWS // (places * len(chosen)))
+        per_group = max(1, POSITIONS // len(chosen))
+        at_once = max(1, -(-count // per_group))
+        take = max(1, ROWS // (per_group * len(chosen)))
         for batch in file.iter_batches(at_once, row_groups=[number]):
             batches.append(batch.slice(0, take))
             rows += range(begin, begin + len(batches[-1]))

@@ -26,8 +26,8 @@ def token_losses(examples: Examples, features: Features, tokenizer: PreTrainedTo
         features: what the tokenizer made of them.
         tokenizer: the model's.
     """
-    found = [_unknown(examples, features, tokenizer), _alike(examples, features)]
-    return [sentence for sentence in found if sentence]
+    sentences = [_unknown(examples, features, tokenizer), _alike(examples, features)]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _unknown(examples: Examples, features: Features, tokenizer: PreTrainedTokenizerFast) -> str:

@@ -85,8 +85,8 @@ class TokenRows(Sequence[NDArray[Any]]):
         """Return the concatenated numbers of the rows at `indices`."""
         lengths = self.lengths[indices]
         ends = np.cumsum(lengths, dtype=np.int64)
-        found: NDArray[Any] = self.flat[np.repeat(self._ends[indices] - ends, lengths) + np.arange(ends[-1])]
-        return found
+        numbers: NDArray[Any] = self.flat[np.repeat(self._ends[indices] - ends, lengths) + np.arange(ends[-1])]
+        return numbers
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> NDArray[Any]: ...
@@ -103,8 +103,8 @@ class TokenRows(Sequence[NDArray[Any]]):
             return TokenRows(self.flat[first : first + int(lengths.sum())], lengths)
         row = range(len(self))[index]
         end = int(self._ends[row])
-        found: NDArray[Any] = self.flat[end - int(self.lengths[row]) : end]
-        return found
+        numbers: NDArray[Any] = self.flat[end - int(self.lengths[row]) : end]
+        return numbers
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         begin = 0

@@ -109,7 +109,7 @@ def _lines(path: Path, wanted: list[str]) -> tuple[Sequence[str], int]:
         raise UserError(str(path), expected="at least one text", found="an empty file", fix="write one text per line")
     sampled_from = sample.rows(len(texts)) if sample else 0
     if sampled_from > len(texts):
-        samples.tell(path, len(texts), sampled_from)
+        samples.warn_of_sample(path, len(texts), sampled_from)
     values = Column(texts) if is_large(path) else list(texts.to_pylist())
     return values, sampled_from if sampled_from > len(texts) else 0
 

@@ -127,8 +127,8 @@ def _is_list_of_structs(kind: pa.DataType) -> bool:
 
 def _as_list(value: Any) -> Any:
     """Return the value; a text that is a list in JSON or Python syntax becomes that list."""
-    found = written_list(value) if isinstance(value, str) else None
-    return value if found is None else found
+    parsed = written_list(value) if isinstance(value, str) else None
+    return value if parsed is None else parsed
 
 
 # Lists of words and tags.

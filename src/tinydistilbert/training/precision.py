@@ -201,13 +201,13 @@ def onednn_error(weights: tuple[Shape, ...]) -> float:
         )
         for left, right in ((inputs, weight.t()), (gradient, weight), (gradient.t(), inputs)):
             with onednn("fp32-onednn"):
-                found = (left @ right)[:_CHECKED_ROWS]
-            worst = max(worst, _relative_error(found, left[:_CHECKED_ROWS].double() @ right.double()))
+                product = (left @ right)[:_CHECKED_ROWS]
+            worst = max(worst, _relative_error(product, left[:_CHECKED_ROWS].double() @ right.double()))
     return worst
 
 
-def _relative_error(found: Tensor, exact: Tensor) -> float:
-    return float((found.double() - exact).norm() / exact.norm())
+def _relative_error(product: Tensor, exact: Tensor) -> float:
+    return float((product.double() - exact).norm() / exact.norm())
 
 
 @contextmanager

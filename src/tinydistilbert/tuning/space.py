@@ -127,16 +127,16 @@ _FIELDS = {"low", "high", "log", "step", "choices"}
 
 def _tables(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Mapping[str, Any]]]:
     """Return every table with fields of a dimension, by its full name; `"a.b"` and `a.b` are the same."""
-    found: list[tuple[str, Mapping[str, Any]]] = []
+    tables: list[tuple[str, Mapping[str, Any]]] = []
     for name, value in content.items():
         key = f"{prefix}{name}"
         if not isinstance(value, Mapping):
-            found.append((key, {"": value}))  # refused later, by name
+            tables.append((key, {"": value}))  # refused later, by name
         elif value and not any(isinstance(inner, Mapping) for inner in value.values()):
-            found.append((key, value))
+            tables.append((key, value))
         else:
-            found += _tables(value, f"{key}.")
-    return found
+            tables += _tables(value, f"{key}.")
+    return tables
 
 
 def _dimension(key: str, table: Mapping[str, Any], path: Path) -> Dimension:

@@ -49,9 +49,11 @@ def _done_by_node(arguments: Sequence[str], log: str, threads: int, folder: str,
     import time
     from pathlib import Path
 
-    node, found, sees = _seen_by_node(marker, folder)  # the node may have joined the cluster later than the others
-    if found != version or not sees:
-        raise RuntimeError(f"{node} has tinydistilbert {found or 'not'}" if sees else f"{node} does not see {marker}")
+    node, installed, sees = _seen_by_node(marker, folder)  # the node may have joined the cluster later than the others
+    if installed != version or not sees:
+        raise RuntimeError(
+            f"{node} has tinydistilbert {installed or 'not'}" if sees else f"{node} does not see {marker}"
+        )
     from tinydistilbert.workers import process
 
     with Path(log).open("a", encoding="utf-8") as stream:
