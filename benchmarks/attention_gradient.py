@@ -66,11 +66,11 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for shape, dtype in itertools.product(SHAPES, ("float32", "bfloat16")):
-        found = common.in_fresh_process(options.threads, measure, shape, dtype, options.rounds)
+        timings = common.in_fresh_process(options.threads, measure, shape, dtype, options.rounds)
         rows += [
             {"shape": list(shape), "dtype": dtype, "way": way, "forward_ms": round(forward, 3),
              "backward_ms": round(backward, 3), "threads": options.threads}
-            for way, (forward, backward) in found.items()
+            for way, (forward, backward) in timings.items()
         ]  # fmt: skip
     cells = [
         (

@@ -27,7 +27,7 @@ from tinydistilbert.tasks.base import Examples, sample_rows
 EXAMPLES = {"cola": (512, 32), "rte": (32, 4)}
 """Of each task: for ours, and how many of them one at a time. CoLA: short sentences; RTE: long pairs."""
 CANDIDATES, MAX_LENGTH = schema.TaskDistillation().augment_candidates, 128
-ONE_AT_A_TIME, OURS = "one at a time", "ours"
+ONE_AT_A_TIME, THIS_LIBRARY = "one at a time", "ours"
 CPU = torch.device("cpu")
 
 
@@ -36,30 +36,30 @@ def one_at_a_time(
 ) -> list[list[list[str]]]:
     """For each example and each of its words, the likeliest tokens of letters but the word itself."""
     texts, pairs = examples.columns["text"], examples.columns.get("text_pair")
-    found = find_words(texts, pairs, tokenizer, MAX_LENGTH)
-    counts, proposals = np.diff(found.word_ends), []
+    words = find_words(texts, pairs, tokenizer, MAX_LENGTH)
+    counts, proposals = np.diff(words.word_ends), []
     for example, count in enumerate(counts):
         proposals.append([])
         for number in range(count):
             # As many passes as words: each hides one.
-            (word,), hidden, inputs = augment._hide(found, np.array([example]), np.array([number]), counts, tokenizer)
+            (word,), hidden, inputs = augment._hide(words, np.array([example]), np.array([number]), counts, tokenizer)
             with torch.inference_mode():
                 logits = model(**inputs).logits[hidden][0]
             best = tokenizer.convert_ids_to_tokens(torch.argsort(logits, descending=True)[: 10 * CANDIDATES].tolist())
-            original = (pairs if found.second[word] else texts)[example][found.begin[word] : found.end[word]].lower()
+            original = (pairs if words.second[word] else texts)[example][words.begin[word] : words.end[word]].lower()
             proposals[-1].append([token for token in best if token.isalpha() and token != original][:CANDIDATES])
     return proposals
 
 
 def in_batches(examples: Examples, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[list[list[str]]]:
     """The same by the library."""
-    found = augment.propose(
+    proposed = augment.propose(
         examples.columns["text"], examples.columns.get("text_pair"), model, tokenizer,
         augment.Vocabulary.of(tokenizer, vocabulary_size(model)),
         candidates=CANDIDATES, device=CPU, max_length=MAX_LENGTH, log=lambda _: None, show=lambda *_: None,
     )  # fmt: skip
-    spelt = [[found.spellings[place] for place in row if place >= 0] for row in found.candidates]
-    return [spelt[first:end] for first, end in itertools.pairwise(found.words.word_ends)]
+    spelt = [[proposed.spellings[place] for place in row if place >= 0] for row in proposed.candidates]
+    return [spelt[first:end] for first, end in itertools.pairwise(proposed.words.word_ends)]
 
 
 def some(examples: Examples, count: int) -> tuple[Examples, list[int]]:
@@ -75,26 +75,26 @@ def measure(task: str, data: str, teacher: Path | None, rounds: int) -> list[dic
     all_examples = load_examples(TASKS[task], "train", data=data, corpus=schema.Corpus(), limit=many, seed=0)
     sample, rows = some(all_examples, few)
     loaded = common.open_teacher(teacher)
-    ways = {ONE_AT_A_TIME: (one_at_a_time, sample), OURS: (in_batches, all_examples)}
+    ways = {ONE_AT_A_TIME: (one_at_a_time, sample), THIS_LIBRARY: (in_batches, all_examples)}
     speed: dict[str, list[float]] = {name: [] for name in ways}
     proposals: dict[str, list[list[list[str]]]] = {}
     for _, (name, (way, examples)) in itertools.product(range(rounds), ways.items()):
         begin = time.process_time()
         proposals[name] = way(examples, loaded.model, loaded.tokenizer)
         speed[name].append(sum(map(len, proposals[name])) / (time.process_time() - begin))
-    found = [
+    summaries = [
         {"task": task, "way": name, "examples": len(examples), "words": sum(map(len, proposals[name])),
          "words_per_second": round(quartiles(speed[name])[1], 1)}
         for name, (_, examples) in ways.items()
     ]  # fmt: skip
-    ratios = [mine / other for mine, other in zip(speed[OURS], speed[ONE_AT_A_TIME], strict=True)]
-    return [found[0], found[1] | {"ratio": round(quartiles(ratios)[1], 2)} | agreement(proposals, rows)]
+    ratios = [mine / other for mine, other in zip(speed[THIS_LIBRARY], speed[ONE_AT_A_TIME], strict=True)]
+    return [summaries[0], summaries[1] | {"ratio": round(quartiles(ratios)[1], 2)} | agreement(proposals, rows)]
 
 
 def agreement(proposals: dict[str, list[list[list[str]]]], rows: list[int]) -> dict[str, float]:
     """Share of the same proposals: of all words, and of those in examples where ours hides one word at a time too."""
     shared, is_single = [], []
-    for other, mine in zip(proposals[ONE_AT_A_TIME], (proposals[OURS][row] for row in rows), strict=True):
+    for other, mine in zip(proposals[ONE_AT_A_TIME], (proposals[THIS_LIBRARY][row] for row in rows), strict=True):
         shared += [len(set(a) & set(b)) / max(len(a), 1) for a, b in zip(other, mine, strict=True)]
         is_single += [bool(augment.passes_of(np.array([len(mine)]))[0] == len(mine))] * len(mine)
     alone = [share for share, single in zip(shared, is_single, strict=True) if single]

@@ -165,7 +165,7 @@ def main() -> None:
         "benchmark": "cache_payoff", "pair": chosen.pair, "threads": chosen.threads, "blocks": blocks,
         "kl_positions": chosen.kl_positions, "batch_size": chosen.batch_size,
     }  # fmt: skip
-    common.append(chosen.output, ({**facts, **asdict(found), "seconds": found.seconds} for found in runs))
+    common.append(chosen.output, ({**facts, **asdict(training), "seconds": training.seconds} for training in runs))
 
 
 if __name__ == "__main__":

@@ -57,9 +57,9 @@ def restart_peak() -> None:
 
 def peak_mib() -> float:
     """Largest resident memory of this process since `restart_peak`, in MiB."""
-    found = _status("VmHWM")
-    if found is not None:
-        return found
+    peak = _status("VmHWM")
+    if peak is not None:
+        return peak
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kibibytes / MIB if sys.platform == "darwin" else kibibytes / 1024  # macOS counts in bytes
 
@@ -137,8 +137,8 @@ def in_fresh_process(threads: int, work: Callable[..., T], *arguments: Any) -> T
     process.join()
     if not succeeded:
         raise SystemExit(f"{work.__name__}: {answer}")
-    found: T = answer
-    return found
+    returned: T = answer
+    return returned
 
 
 def _answer(connection: Connection, threads: int, work: Callable[..., object], arguments: Sequence[Any]) -> None:

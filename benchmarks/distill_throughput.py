@@ -22,7 +22,7 @@ import common
 import reference_ways
 import throughput_ways
 import torch
-from throughput_ways import OURS, PAIRS, THEIRS, Setup
+from throughput_ways import LIBRARY_WAYS, PAIRS, PUBLISHED_WAYS, Setup
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert import results
@@ -34,7 +34,7 @@ from tinydistilbert.recipe.schema import Corpus
 from tinydistilbert.storage import cache
 from tinydistilbert.training.precision import PRECISIONS, Precision, is_possible, library, onednn
 
-WAYS = (*THEIRS, *OURS)
+WAYS = (*PUBLISHED_WAYS, *LIBRARY_WAYS)
 RATIOS = {
     "notebook": ("ours_all", "notebook"),
     "authors_all": ("ours_all", "authors_all"),
@@ -114,8 +114,8 @@ def texts(corpus: Corpus, data: str | None) -> tuple[list[str], list[str]]:
 def tokenize(lines: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
     """The tokens of each line, without special ones around them."""
     known = [line.replace(UNKNOWN, tokenizer.unk_token) for line in lines]
-    found: list[list[int]] = tokenizer(known, add_special_tokens=False, verbose=False)["input_ids"]
-    return found
+    token_ids: list[list[int]] = tokenizer(known, add_special_tokens=False, verbose=False)["input_ids"]
+    return token_ids
 
 
 def make_setup(pair: str, teacher: Path | None, data: Path, batch_size: int, threads: int) -> Setup:
@@ -227,7 +227,7 @@ def summary(samples: Samples, rates: Sequence[float]) -> dict[str, float | None]
 def gains(exact: Samples, samples: Samples) -> dict[str, float | None]:
     """Speed of each way over its own in fp32, both medians; empty where that was not measured."""
     speeds = [
-        {way: quartiles([s.speed for s in found.values()])[1] for way, found in each.items()}
+        {way: quartiles([s.speed for s in by_round.values()])[1] for way, by_round in each.items()}
         for each in (exact, samples)
     ]
     return {
@@ -243,12 +243,12 @@ def rows_of(setup: Setup, samples: Samples, rates: Sequence[float], **facts: Any
         "library": library() if setup.precision == "fp32" else "oneDNN", **facts,
     }  # fmt: skip
     rows = []
-    for way, found in samples.items():
-        low, middle, high = quartiles([sample.speed for sample in found.values()])
+    for way, by_round in samples.items():
+        low, middle, high = quartiles([sample.speed for sample in by_round.values()])
         rows.append({
             **common_facts, "way": way, "tokens_per_second": round(middle, 2), "low": round(low, 2),
-            "high": round(high, 2), "rounds": len(found),
-            "peak_mib": round(max(sample.peak_mib for sample in found.values()), 1),
+            "high": round(high, 2), "rounds": len(by_round),
+            "peak_mib": round(max(sample.peak_mib for sample in by_round.values()), 1),
         })  # fmt: skip
     return [*rows, {**common_facts, "matrix_rate": quartiles(rates)[1], **summary(samples, rates)}]
 
@@ -257,13 +257,13 @@ def shown(samples: Samples) -> str:
     """The table of a pair; the ratio is that of our way on the same objective."""
     against = {other: (our_way, name) for name, (our_way, other) in reversed(RATIOS.items())}
     lines = []
-    for way, found in samples.items():
-        low, middle, high = quartiles([sample.speed for sample in found.values()])
+    for way, by_round in samples.items():
+        low, middle, high = quartiles([sample.speed for sample in by_round.values()])
         our_way, _ = against.get(way, ("", ""))
         times = ratio(samples, our_way, way)
-        peak = max(sample.peak_mib for sample in found.values())
+        peak = max(sample.peak_mib for sample in by_round.values())
         lines.append((
-            way, f"{middle:,.1f}", f"{low:,.1f} to {high:,.1f}", str(len(found)),
+            way, f"{middle:,.1f}", f"{low:,.1f} to {high:,.1f}", str(len(by_round)),
             f"{our_way} is {times:.2f} times as fast" if times else "", f"{peak:,.0f}",
         ))  # fmt: skip
     return table(("way", "useful tokens/s", "middle half", "rounds", "same objective", "peak MiB"), lines)
@@ -274,16 +274,16 @@ def check_losses(context: BaseContext, setup: Setup) -> None:
     connection, other = multiprocessing.Pipe()
     process = context.Process(target=throughput_ways.compare, args=(setup, other), daemon=True)
     process.start()
-    found = connection.recv()
+    answer = connection.recv()
     process.join()
-    if isinstance(found, str):
-        raise SystemExit(found)
-    differences = ", ".join(f"{way} {difference:.1e}" for way, difference in found.items())
+    if isinstance(answer, str):
+        raise SystemExit(answer)
+    differences = ", ".join(f"{way} {difference:.1e}" for way, difference in answer.items())
     print(
         f"{setup.pair}: same loss on the same batch without dropout; relative difference from ours: {differences}",
         flush=True,
     )
-    if max(found.values()) > SAME:
+    if max(answer.values()) > SAME:
         raise SystemExit(f"expected differences below {SAME}: the ways do not minimise the same")
 
 
@@ -354,10 +354,10 @@ def main() -> None:
             )
             print(shown(samples))
             print(f"{pair}: {machine_line(precision, rates, chosen.threads)}\n", flush=True)
-            found = gains(exact, samples)
-            facts = {"quick": chosen.quick, "turn_seconds": seconds, **found}
+            speedups = gains(exact, samples)
+            facts = {"quick": chosen.quick, "turn_seconds": seconds, **speedups}
             common.append(chosen.output, rows_of(setup, samples, rates, **facts))
-            last.setdefault(pair, {})[precision] = {**summary(samples, rates), **found}
+            last.setdefault(pair, {})[precision] = {**summary(samples, rates), **speedups}
             exact = samples if precision == "fp32" else exact
     print(json.dumps(last))
 

@@ -170,14 +170,12 @@ def measure(shape: str, pairs: int, repeats: int, work: Path) -> list[dict[str, 
     rounds = [[*range(start, min(start + ROUND, pairs))] for start in range(0, pairs, ROUND)] * repeats
     with one_core():
         seconds = time_in_turns({name: Timed(given.__getitem__, row) for name, row in ways.items()}, rounds, core_clock)
-    found = []
+    rows = []
     for name, parts in seconds.items():
         each = np.concatenate([np.asarray(part) for part in parts]).reshape(repeats, pairs)
         low, middle, high = (1000 * float(np.quantile(each, q, axis=0).mean()) for q in (0.25, 0.5, 0.75))
-        found.append(
-            {"shape": shape, "way": name, "ms": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}
-        )
-    return found
+        rows.append({"shape": shape, "way": name, "ms": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]})
+    return rows
 
 
 def main() -> None:

@@ -91,13 +91,13 @@ def measure(way: str, settings: schema.Recipe, task: Task, encoder: Path, seed: 
     return Score(task.name, way, seed, headline_score(examples, features, logits), limit, seconds)
 
 
-def shown(found: Sequence[Score]) -> str:
+def shown(measured: Sequence[Score]) -> str:
     """A line for each task and way, scores in points."""
     lines = []
-    for task, way in dict.fromkeys((score.task, score.way) for score in found):
-        of_way = [score for score in found if (score.task, score.way) == (task, way)]
+    for task, way in dict.fromkeys((score.task, score.way) for score in measured):
+        of_way = [score for score in measured if (score.task, score.way) == (task, way)]
         points = [100 * score.value for score in of_way]
-        other = [100 * score.value for score in found if score.task == task and score.way != way]
+        other = [100 * score.value for score in measured if score.task == task and score.way != way]
         middle = quartiles(points)[1]
         inside = "yes" if other and min(other) <= middle <= max(other) else "no"
         lines.append((
@@ -115,7 +115,7 @@ def scores(chosen: argparse.Namespace) -> None:
     optimization = replace(settings.finetune.optimization, learning_rate=rate)
     finetune = replace(settings.finetune, epochs=chosen.epochs, min_steps=0, optimization=optimization)
     settings = replace(settings, finetune=finetune)
-    found: list[Score] = []
+    measured: list[Score] = []
     with tempfile.TemporaryDirectory() as scratch:
         encoder = chosen.model
         if encoder is None:
@@ -126,15 +126,15 @@ def scores(chosen: argparse.Namespace) -> None:
             for seed in chosen.seeds:
                 both = [measure(way, settings, TASKS[name], encoder, seed) for way in WAYS if way in chosen.ways]
                 common.append(chosen.output or common.RESULTS / "finetune_scores.jsonl", rows_of(both, chosen))
-                found += both
-    print(shown(found))
+                measured += both
+    print(shown(measured))
     values: dict[str, dict[str, list[float]]] = {name: {way: [] for way in WAYS} for name in chosen.scores or SCORED}
-    for score in found:
+    for score in measured:
         values[score.task][score.way].append(round(score.value, 4))
     print(json.dumps(values))
 
 
-def rows_of(found: Sequence[Score], chosen: argparse.Namespace) -> list[dict[str, Any]]:
+def rows_of(measured: Sequence[Score], chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """A line of the results for each fine-tuned model."""
     return [
         {
@@ -144,5 +144,5 @@ def rows_of(found: Sequence[Score], chosen: argparse.Namespace) -> list[dict[str
             "learning_rate": chosen.learning_rate or "default", "threads": chosen.threads,
             "seconds": round(score.seconds, 1),
         }
-        for score in found
+        for score in measured
     ]  # fmt: skip

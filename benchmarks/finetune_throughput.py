@@ -97,7 +97,7 @@ class Passes(Turns):
 def ratios(samples: Samples) -> dict[str, float | None]:
     """Our speed over that of each other way, with the same dropout."""
     asked_for = [way for way in samples if way == finetune_ways.UNFUSED]
-    return {way: ratio(samples, "ours", way) for way in (*finetune_ways.THEIRS, *asked_for)}
+    return {way: ratio(samples, "ours", way) for way in (*finetune_ways.TRAINER_WAYS, *asked_for)}
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,12 @@ class Measured:
     def shown(self) -> str:
         """The table."""
         against, lines = ratios(self.samples), []
-        for way, found in self.samples.items():
+        for way, by_round in self.samples.items():
             low, middle, high = self.examples_per_second(way)
             times = against.get(way)
             lines.append((
                 way, f"{middle:,.2f}", f"{low:,.2f} to {high:,.2f}", f"{middle * self.setup.tokens_per_example:,.0f}",
-                str(len(found)), f"ours is {times:.2f} times as fast" if times else "", f"{self.peak_mib(way):,.0f}",
+                str(len(by_round)), f"ours is {times:.2f} times as fast" if times else "", f"{self.peak_mib(way):,.0f}",
             ))  # fmt: skip
         head = ("way", "examples/s", "middle half", "useful tokens/s", "rounds", "same training", "peak MiB")
         return table(head, lines)
@@ -165,14 +165,16 @@ def measure(context: BaseContext, setup: Setup, ways: Sequence[str], deadline: f
 
 def last_line(measured: Sequence[Measured]) -> dict[str, dict[str, float | None]]:
     """By model the ratios on SST-2, and that against `padded` on SQuAD; None where something was not measured."""
-    found: dict[str, dict[str, float | None]] = {}
+    by_model: dict[str, dict[str, float | None]] = {}
     for item in measured:
-        model_ratios = found.setdefault(item.setup.model, dict.fromkeys((*finetune_ways.THEIRS, "squad_padded")))
+        model_ratios = by_model.setdefault(
+            item.setup.model, dict.fromkeys((*finetune_ways.TRAINER_WAYS, "squad_padded"))
+        )
         if item.setup.task == "sst2":
             model_ratios |= ratios(item.samples)
         elif item.setup.task == "squad":
             model_ratios["squad_padded"] = ratios(item.samples)["padded"]
-    return found
+    return by_model
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -228,16 +230,16 @@ def throughput(chosen: argparse.Namespace) -> None:
                     spent += costs[model, task] / len(precisions)
                     deadline = begin + spent / sum(costs.values()) * QUICK_SECONDS if chosen.quick else float("inf")
                     timed = replace(setup, precision=precision)
-                    found = measure(context, timed, tuple(dict.fromkeys(chosen.ways)), deadline)
+                    speeds = measure(context, timed, tuple(dict.fromkeys(chosen.ways)), deadline)
                     print(
                         f"{model} on {TASKS[task].title}: {len(setup.steps)} batches of {setup.batch_size}, "
                         f"{setup.tokens_per_example:.1f} tokens an example ({setup.features.lengths.mean():.1f} in all)"
                     )
-                    print(found.shown())
-                    print(f"{machine_line(precision, found.rates, chosen.threads)}\n", flush=True)
-                    common.append(output, found.rows(quick=chosen.quick, **gains(exact, found.samples)))
-                    measured.append(found)
-                    exact = found.samples if precision == "fp32" else exact
+                    print(speeds.shown())
+                    print(f"{machine_line(precision, speeds.rates, chosen.threads)}\n", flush=True)
+                    common.append(output, speeds.rows(quick=chosen.quick, **gains(exact, speeds.samples)))
+                    measured.append(speeds)
+                    exact = speeds.samples if precision == "fp32" else exact
     by_precision = {name: [item for item in measured if item.setup.precision == name] for name in precisions}
     print(json.dumps({name: last_line(items) for name, items in by_precision.items()}))
 

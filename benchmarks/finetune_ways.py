@@ -40,9 +40,9 @@ from tinydistilbert.training.precision import CAPACITY, Precision, onednn
 
 MODELS = ("offline-student", "distilbert")
 TASK_NAMES = ("sst2", "cola", "squad")
-THEIRS = ("padded", "dynamic", "grouped")
-OURS = ("ours", "ours_no_attention_dropout")
-WAYS = (*THEIRS, *OURS)
+TRAINER_WAYS = ("padded", "dynamic", "grouped")
+LIBRARY_WAYS = ("ours", "ours_no_attention_dropout")
+WAYS = (*TRAINER_WAYS, *LIBRARY_WAYS)
 UNFUSED = "grouped_unfused"
 """`grouped` with the AdamW that was the Trainer's default before its fused one; measured where it is asked for."""
 SEED = 0
@@ -133,12 +133,12 @@ def plan(way: str, setup: Setup) -> Iterator[NDArray[np.int64]]:
 def rows(features: Features, indices: Iterable[int]) -> dict[int, dict[str, Any]]:
     """The features at `indices` as a data set that the Trainer takes; DistilBERT has no token types."""
     ends = ("start_positions", "end_positions")
-    found: dict[int, dict[str, Any]] = {}
+    dataset: dict[int, dict[str, Any]] = {}
     for index in indices:
         ids, label = features.input_ids[index].tolist(), features.labels[index].tolist()
         named = {"labels": label} if features.offsets is None else dict(zip(ends, label, strict=True))
-        found[index] = {"input_ids": ids, "attention_mask": [1] * len(ids), **named}
-    return found
+        dataset[index] = {"input_ids": ids, "attention_mask": [1] * len(ids), **named}
+    return dataset
 
 
 def trainer_arguments(optimization: schema.Optimization, folder: Path, **settings: Any) -> TrainingArguments:
@@ -241,9 +241,9 @@ def difference(training: TaskTraining, setup: Setup) -> float:
     pad = int(training.tokenizer.pad_token_id)
     padded = collate(setup.features, batch, pad, token_types=False, pad_to=pad_to)
     with torch.no_grad(), training.objective.quick(training.model.eval()):
-        found, _ = training.job.loss(training.student, grouped_batch, {"hard": 1.0}, 0)
+        loss, _ = training.job.loss(training.student, grouped_batch, {"hard": 1.0}, 0)
         wanted = new_model(setup.task, setup.encoder, SEED).eval()(**padded).loss
-    return abs(float(found) - float(wanted)) / abs(float(wanted))
+    return abs(float(loss) - float(wanted)) / abs(float(wanted))
 
 
 def without_padding(batch: Batch) -> tuple[Batch, NDArray[np.bool_]]:
@@ -259,10 +259,10 @@ def serve(way: str, setup: Setup, connection: Connection) -> None:
     """Measure one way for the process at the other end; what goes wrong is sent to it as a text."""
     try:
         torch.set_num_threads(setup.threads)
-        if way not in OURS:
+        if way not in LIBRARY_WAYS:
             os.environ.pop(CAPACITY, None)  # which this package sets for its own trainings
         with redirect_stderr(StringIO()), onednn(setup.precision):  # the progress line of the training
-            (measure_ours if way in OURS else measure_theirs)(way, setup, Clock(connection))
+            (measure_ours if way in LIBRARY_WAYS else measure_theirs)(way, setup, Clock(connection))
     except Finished:
         pass
     except Exception:

@@ -23,7 +23,7 @@ import common
 
 from tinydistilbert.benchmark.turns import table
 
-HERE = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 PARTS = ("tests", "steps", "latency", "distill", "finetune")
 SHARES = {"tests": 0.15, "steps": 0.23, "latency": 0.16, "distill": 0.2, "finetune": 0.26}
 """Of the time, what each part may take at least."""
@@ -70,7 +70,7 @@ class Day:
             marks = ["-m", "gpu", "tests/gpu", "-q", "-p", "no:cacheprovider", "-W", "default", "--durations=5"]
             return [[sys.executable, "-m", "pytest", *marks, f"--junitxml={self.output / 'tests.xml'}"]]
         script = "gpu_replication.py" if part in ("distill", "finetune") else "gpu_measures.py"
-        command = [sys.executable, str(HERE / script), part, *self.arguments(), "--seconds", f"{0.92 * seconds:.0f}"]
+        command = [sys.executable, str(FOLDER / script), part, *self.arguments(), "--seconds", f"{0.92 * seconds:.0f}"]
         if part != "finetune":
             return [command]
         workers = min(self.workers, len(self.tasks))

@@ -149,8 +149,8 @@ def _matrix(measures: Measures, what: str, shape: tuple[int, int, int], dtype: t
 
 def best_rate(measures: Measures, name: str) -> float:
     """The best rate of products in a precision that was measured, in operations a second; 0 without any."""
-    found = [value for (measure, what), value in measures.done.items() if measure == "matrix rate" and name in what]
-    return 1e12 * max(found, default=0.0)
+    rates = [value for (measure, what), value in measures.done.items() if measure == "matrix rate" and name in what]
+    return 1e12 * max(rates, default=0.0)
 
 
 class Finished(Exception):
@@ -305,7 +305,7 @@ def _answer(measures: Measures, name: str, model: PreTrainedModel, mode: str, dt
     torch._dynamo.reset()
     forward = gpu.forward_of(model, mode)
     clock = gpu.event_clock if measures.device.type == "cuda" else wall_clock
-    found = {}
+    by_length = {}
     for length in LENGTHS:
         batch = {
             key: value[:, :length].contiguous()
@@ -314,8 +314,8 @@ def _answer(measures: Measures, name: str, model: PreTrainedModel, mode: str, dt
         for _ in range(5):
             forward(batch)
         seconds = [clock(forward, batch) for _ in range(CALLS[measures.size])]
-        found[length] = (statistics.median(seconds), statistics.quantiles(seconds, n=10)[-1])
-    for length, (middle, high) in found.items():
+        by_length[length] = (statistics.median(seconds), statistics.quantiles(seconds, n=10)[-1])
+    for length, (middle, high) in by_length.items():
         measures.add(
             "latency", _way(name, mode, dtype, length), 1000 * middle, "ms", p90_ms=round(1000 * high, 4), batch_size=1
         )

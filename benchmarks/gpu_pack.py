@@ -116,19 +116,19 @@ def encoder_of_wheel(output: Path) -> Path:
 def needed(present: Iterable[str]) -> list[str]:
     """`name==version` of what the package needs and an image does not have, as it is installed here."""
     known = {_plain(name) for name in present}
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     project = tomllib.loads((common.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     waiting = [*_names(project["dependencies"]), *_names(project["optional-dependencies"]["train"]), *OF_TESTS]
     while waiting:
         name = _plain(waiting.pop())
-        if name in known or name in found:
+        if name in known or name in versions:
             continue
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
         waiting += _names(importlib.metadata.requires(name) or [])
-    return [f"{name}=={version}" for name, version in sorted(found.items())]
+    return [f"{name}=={version}" for name, version in sorted(versions.items())]
 
 
 def _names(requirements: Iterable[str]) -> list[str]:
@@ -155,11 +155,11 @@ def download(packages: Sequence[str], folder: Path, python: str) -> None:
 def commit() -> str:
     """Of the checkout that is packed, with `+` when there are uncommitted changes."""
     run = [["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "-uno"]]
-    found = [
+    outputs = [
         subprocess.run(command, cwd=common.ROOT, capture_output=True, text=True, check=False).stdout.strip()
         for command in run
     ]
-    return found[0] + ("+" if found[1] else "")
+    return outputs[0] + ("+" if outputs[1] else "")
 
 
 def write(archive: Path, output: Path, limit: int, name: str = "pack") -> list[Path]:

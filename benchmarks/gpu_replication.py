@@ -143,9 +143,9 @@ def adopt(finished: Path, target: Path) -> None:
 def keep(chosen: argparse.Namespace, task: str) -> None:
     """Write the scores, and how fast was trained, beside the other measurements."""
     output = chosen.run / task
-    found = [json.loads(line) for line in (output / "results.jsonl").read_text("utf-8").splitlines()]
+    scores = [json.loads(line) for line in (output / "results.jsonl").read_text("utf-8").splitlines()]
     with (chosen.output / "results.jsonl").open("a", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in found if row["task"] == task)
+        stream.writelines(json.dumps(row) + "\n" for row in scores if row["task"] == task)
     rows = []
     for path in sorted((output / "tasks" / task).glob("*/seed-*/model/training.json")):
         facts = json.loads(path.read_text(encoding="utf-8"))

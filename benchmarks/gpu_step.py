@@ -55,8 +55,8 @@ def teacher_in_bf16() -> Iterator[None]:
         assert loss.teacher is not None
         loss.teacher.base_model.to(torch.bfloat16)
         with torch.autocast(batch["input_ids"].device.type, enabled=False):
-            found = whole(loss, batch, term_scales)
-        return replace(found, last_hidden_state=found.last_hidden_state.float()) if found else None
+            outputs = whole(loss, batch, term_scales)
+        return replace(outputs, last_hidden_state=outputs.last_hidden_state.float()) if outputs else None
 
     with mock.patch.object(PretrainingLoss, "_teacher_output", output):
         yield

@@ -13,8 +13,8 @@ import sys
 import tarfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-OWN = ("src", "tests", "benchmarks", "results", "site", "wheels")
+FOLDER = Path(__file__).resolve().parent
+REPLACED_FOLDERS = ("src", "tests", "benchmarks", "results", "site", "wheels")
 """Folders that a pack with code replaces as a whole."""
 
 
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     """Copy this folder's piece, and unpack when none is missing."""
     if len(arguments) != 1:
         raise SystemExit("usage: python gpu_unpack.py TARGET")
-    target, facts = Path(arguments[0]), json.loads((HERE / "pack.json").read_text(encoding="utf-8"))
+    target, facts = Path(arguments[0]), json.loads((FOLDER / "pack.json").read_text(encoding="utf-8"))
     pieces: dict[str, str] = facts["pieces"]
     name = str(facts.get("name", "pack"))
     mark = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -32,8 +32,8 @@ def main(arguments: list[str]) -> None:
         return
     waiting.mkdir(parents=True, exist_ok=True)
     for piece in pieces:
-        if (HERE / piece).exists():
-            shutil.copy(HERE / piece, waiting / piece)
+        if (FOLDER / piece).exists():
+            shutil.copy(FOLDER / piece, waiting / piece)
     missing = [piece for piece in pieces if not (waiting / piece).exists()]
     if missing:
         print(f"not yet there: {', '.join(missing)}")
@@ -47,12 +47,12 @@ def main(arguments: list[str]) -> None:
             stream.write(content)
     with tarfile.open(archive) as tar:
         has_code = "pyproject.toml" in tar.getnames()
-        for folder in OWN if has_code else ():  # of another pack
+        for folder in REPLACED_FOLDERS if has_code else ():  # of another pack
             shutil.rmtree(target / folder, ignore_errors=True)
         tar.extractall(target, filter="data")
     shutil.rmtree(waiting)
     if has_code:
-        shutil.copy(HERE / "pack.json", target / "pack.json")
+        shutil.copy(FOLDER / "pack.json", target / "pack.json")
         wheels = sorted(map(str, (target / "wheels").glob("*.whl")))
         if wheels:
             install = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-cache-dir"]

@@ -168,11 +168,11 @@ def tokenizer_milliseconds(subject: Subject, pairs: Pairs, examples: int) -> flo
 
 def shown(lines: Sequence[Mapping[str, Any]]) -> str:
     """A line a row: milliseconds by protocol, ⚠ where the rounds differ by more than 10 %."""
-    found = {(line["row"], line["protocol"]): line for line in lines}
+    measured = {(line["row"], line["protocol"]): line for line in lines}
     names = dict.fromkeys(line["row"] for line in lines)
     cells = [
-        (name, *(f"{found[name, p]['ms']:.2f}{' ⚠' * found[name, p]['noisy']}" for p in PROTOCOLS),
-         f"{found[name, TRUE_LENGTH]['p50_ms']:.2f}/{found[name, TRUE_LENGTH]['p90_ms']:.2f}")
+        (name, *(f"{measured[name, p]['ms']:.2f}{' ⚠' * measured[name, p]['noisy']}" for p in PROTOCOLS),
+         f"{measured[name, TRUE_LENGTH]['p50_ms']:.2f}/{measured[name, TRUE_LENGTH]['p90_ms']:.2f}")
         for name in names
     ]  # fmt: skip
     return table(("row", *(f"{protocol}, ms" for protocol in PROTOCOLS), "p50/p90, true length"), cells)

@@ -42,13 +42,13 @@ ENCODER = "encoder"
 
 def recipes(plan: Mapping[str, Any], chosen: argparse.Namespace) -> dict[str, Recipe]:
     """The recipe of each row, with the paths of this machine."""
-    places = {"runs/levers": chosen.run, "runs/replication": chosen.replication}
+    roots = {"runs/levers": chosen.run, "runs/replication": chosen.replication}
 
     def local(name: str) -> str:
-        root = next((root for root in places if name.startswith(f"{root}/")), "")
-        return str(places[root].resolve() / name.removeprefix(f"{root}/")) if root else name
+        root = next((root for root in roots if name.startswith(f"{root}/")), "")
+        return str(roots[root].resolve() / name.removeprefix(f"{root}/")) if root else name
 
-    found = {}
+    by_row = {}
     for row in plan["rows"]:
         recipe = toml.from_dict(toml.merge(plan["base"], row.get("changes", {})), f"row {row['name']!r}")
         distillation = recipe.finetune.distillation
@@ -59,8 +59,8 @@ def recipes(plan: Mapping[str, Any], chosen: argparse.Namespace) -> dict[str, Re
             recipe.finetune, model=local(recipe.finetune.model), distillation=distillation,
             **{key: count for key, count in limits.items() if count},
         )  # fmt: skip
-        found[row["name"]] = dataclasses.replace(recipe, data=str(chosen.data.resolve()), finetune=finetune)
-    return found
+        by_row[row["name"]] = dataclasses.replace(recipe, data=str(chosen.data.resolve()), finetune=finetune)
+    return by_row
 
 
 def cut_encoder(folder: Path, layers: int) -> None:
@@ -83,11 +83,11 @@ def score_teachers_once(run: Path) -> None:
 
     def once(context: RunContext, job: Job, output: Path) -> None:
         place = output.relative_to(context.folder.path)
-        found = [other / place for other in sorted(run.iterdir()) if atomic.is_finished(other / place)]
-        if job.is_given and found:
+        finished = [other / place for other in sorted(run.iterdir()) if atomic.is_finished(other / place)]
+        if job.is_given and finished:
             left_out = shutil.ignore_patterns(atomic.MANIFEST, made_from.FILE)
             with atomic.unfinished(output, task=job.task, row=job.row, seed=job.seed) as folder:
-                shutil.copytree(found[0], folder, dirs_exist_ok=True, ignore=left_out)
+                shutil.copytree(finished[0], folder, dirs_exist_ok=True, ignore=left_out)
         else:
             score(context, job, output)
 
@@ -108,8 +108,8 @@ def collect(plan: Mapping[str, Any], of_rows: Mapping[str, Recipe], run: Path, o
         folders = RunFolder(folder_of(run, name)).scores_of_seeds(task.name, row)
         if len(folders) < len(recipe.finetune.seeds):
             continue
-        found = [m for folder in folders for m in results.read(folder / MEASUREMENTS) if m.model == row]
-        measured += [dataclasses.replace(m, model=name, recipe=plan["base"]["name"]) for m in found]
+        row_measurements = [m for folder in folders for m in results.read(folder / MEASUREMENTS) if m.model == row]
+        measured += [dataclasses.replace(m, model=name, recipe=plan["base"]["name"]) for m in row_measurements]
         predicted = read_predicted(scored_run(folder_of(run, name)), task, row, task.evaluation[0])
         answers[name] = dataclasses.replace(predicted, side=dataclasses.replace(predicted.side, row=name))
     sides = [(pair["first"], pair["second"]) for pair in plan["compared"]]

@@ -159,11 +159,11 @@ def main() -> None:
         trainings = given.jobs if given.study == "ray" else 1
         study = recipe(f"many-jobs-{given.study}", trainings, model=given.model, examples=given.examples)
         folder = Path(work)
-        found = by_ray(folder, study) if given.study == "ray" else by_sweep(folder, study, given.jobs)
-    row = {"study": given.study, **found, "seconds": round(time.monotonic() - begun)}
+        outcome = by_ray(folder, study) if given.study == "ray" else by_sweep(folder, study, given.jobs)
+    row = {"study": given.study, **outcome, "seconds": round(time.monotonic() - begun)}
     common.append(given.output, [row])
     print(", ".join(f"{name}: {value}" for name, value in row.items()))
-    if found["finished"] != found["jobs"]:
+    if outcome["finished"] != outcome["jobs"]:
         sys.exit(1)
 
 

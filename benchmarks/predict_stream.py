@@ -151,18 +151,18 @@ def main() -> None:
             batch = min(tried, key=tried.__getitem__)
             way = f"loop, {batch}"
             commands = {way: loop(batch, source), "predict": command_line(source)}
-            found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
+            costs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
             for _ in range(asked.rounds):
                 for name, command in commands.items():
-                    found[name].append(cost(command, asked.threads))
+                    costs[name].append(cost(command, asked.threads))
             differing, most = compared(Path(scratch, "loop.csv"), Path(scratch, "predict.csv"))
             rows = []
-            for name, each in found.items():
+            for name, each in costs.items():
                 cpu, clock, memory = (median(values) for values in zip(*each, strict=True))
                 print(f"{name:>16}" + "".join(f"{v:16.0f}" for v in (asked.rows / cpu, asked.rows / clock, memory)))
                 facts = {"model": folder.name, "threads": asked.threads, "rows": asked.rows, "way": name}
                 rows.append({**facts, "cpu_seconds": round(cpu, 2), "seconds": round(clock, 2), "mib": round(memory)})
-            ratios = [median(a[i] / b[i] for a, b in zip(found[way], found["predict"], strict=True)) for i in range(2)]
+            ratios = [median(a[i] / b[i] for a, b in zip(costs[way], costs["predict"], strict=True)) for i in range(2)]
             print(
                 f"{folder.name}: predict answers {ratios[0]:.2f} times as many texts a processor second and "
                 f"{ratios[1]:.2f} times as many on the clock; {differing} of {asked.rows} labels differ, "

@@ -77,11 +77,11 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for name in MODELS:
-        found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+        by_way: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
         for _, (way, (kept, few_lengths)) in itertools.product(range(options.rounds), WAYS.items()):
             os.environ[CAPACITY] = str(kept)  # which the new process reads
-            found[way].append(common.in_fresh_process(options.threads, measure, name, options.examples, few_lengths))
-        usual = found[next(iter(WAYS))]
+            by_way[way].append(common.in_fresh_process(options.threads, measure, name, options.examples, few_lengths))
+        usual = by_way[next(iter(WAYS))]
         rows += [
             {
                 "model": name, "way": way, "tokens_a_second": [round(each[0]) for each in of_way],
@@ -89,7 +89,7 @@ def main() -> None:
                 "examples": options.examples,
                 "ratios": [round(each[0] / first[0], 3) for first, each in zip(usual, of_way, strict=True)],
             }
-            for way, of_way in found.items()
+            for way, of_way in by_way.items()
         ]  # fmt: skip
     cells = [
         (

@@ -69,22 +69,22 @@ def importances(model: PreTrainedModel, batches: list[Batch], kind: Any, draws: 
         for way, form in FORMS.items():
             sums = [form(gradient).sum(0) for gradient in (*heads, *neurons, *layers)]
             totals[way] = [a + b for a, b in zip(totals.get(way, map(torch.zeros_like, sums)), sums, strict=True)]
-    found = {}
+    by_way = {}
     for way, sums in totals.items():
         sizes, depth = [total.abs() for total in sums], len(sums) // 3
-        found[way] = Importance(sizes[:depth], sizes[depth : 2 * depth], torch.stack(sizes[2 * depth :]))
-    by_size = found[SIZES]
-    found[UNSCALED] = by_size
-    found[L2] = Importance(
+        by_way[way] = Importance(sizes[:depth], sizes[depth : 2 * depth], torch.stack(sizes[2 * depth :]))
+    by_size = by_way[SIZES]
+    by_way[UNSCALED] = by_size
+    by_way[L2] = Importance(
         [s / s.norm() for s in by_size.heads], [s / s.norm() for s in by_size.neurons], by_size.layers
     )
     parts = parts_of(model)
-    found[MAGNITUDE] = Importance(*zip(*map(magnitudes, parts), strict=True), by_size.layers)
+    by_way[MAGNITUDE] = Importance(*zip(*map(magnitudes, parts), strict=True), by_size.layers)
     for draw in range(draws):
         random = torch.Generator().manual_seed(draw)
         chance = [[torch.rand(len(s), generator=random) for s in scores] for scores in (by_size.heads, by_size.neurons)]
-        found[f"random {draw}"] = Importance(*chance, by_size.layers)
-    return found
+        by_way[f"random {draw}"] = Importance(*chance, by_size.layers)
+    return by_way
 
 
 def magnitudes(layer: Parts) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ def magnitudes(layer: Parts) -> tuple[Tensor, Tensor]:
 
 def shrunk(model: PreTrainedModel, importance: Importance, keep: float, way: str) -> PreTrainedModel:
     """A pruned copy."""
-    as_it_is = mock.patch.object(prune, "_in_proportion", lambda found, _: found)
+    as_it_is = mock.patch.object(prune, "_in_proportion", lambda unscaled, _: unscaled)
     with as_it_is if way in AS_THEY_ARE else nullcontext():
         kept = prune.units_to_keep(model, importance, keep=keep)
     smaller = copy.deepcopy(model)
@@ -174,8 +174,8 @@ def shown(rows: list[dict[str, Any]], split: str) -> str:
             line = (row["task"], row["model"], row["way"].partition(" ")[0] if "random" in row["way"] else row["way"])
             cells.setdefault(line, {}).setdefault(row["keep"], []).append(100 * row[split])
     lines = [
-        (*line, *(f"{np.mean(found[keep]):.1f}" if keep in found else "" for keep in keeps))
-        for line, found in cells.items()
+        (*line, *(f"{np.mean(by_keep[keep]):.1f}" if keep in by_keep else "" for keep in keeps))
+        for line, by_keep in cells.items()
     ]
     return table(("task", "model", "chosen by", *(f"{keep:.0%}" for keep in keeps)), lines)
 

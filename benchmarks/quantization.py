@@ -158,7 +158,7 @@ def difference(subject: Subject, logits: Any, reference: Any) -> tuple[float, fl
     if examples.task.kind == "span":
         return None
     quantized, exact = (
-        read_predictions(examples, subject.features, found).values[None] for found in (logits, reference)
+        read_predictions(examples, subject.features, outputs).values[None] for outputs in (logits, reference)
     )
     labels = np.array(examples.columns["label"], dtype=np.float64)
     metric = metrics.METRICS[examples.task.headline]

@@ -106,9 +106,9 @@ def measure_ranks(
     world: int, text: Path, scratch: Path, teacher: Path | None, batch_size: int, precision: Precision
 ) -> RankCost:
     """A distillation by so many processes of this machine."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     shared = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
     shared["MASTER_PORT"] = str(port)
 
@@ -157,15 +157,15 @@ def _train(
 
 def _sum_alone(ranks: Ranks, student: nn.Module) -> tuple[float, float]:
     """Least seconds, and least bytes that each process sends, of a sum of all gradients that nobody has to wait for."""
-    gradients, found = [torch.zeros_like(parameter) for parameter in student.parameters()], list[tuple[float, float]]()
+    gradients, costs = [torch.zeros_like(parameter) for parameter in student.parameters()], list[tuple[float, float]]()
     for _ in range(REPEATS):
         ranks.total([0.0])
         before, begun = _sent(), time.perf_counter()
         ranks.sum_(gradients)
         seconds = time.perf_counter() - begun
         ranks.total([0.0])
-        found.append((seconds, (_sent() - before) / ranks.world))
-    return (min(s for s, _ in found), min(b for _, b in found)) if ranks.world > 1 else (0.0, 0.0)
+        costs.append((seconds, (_sent() - before) / ranks.world))
+    return (min(s for s, _ in costs), min(b for _, b in costs)) if ranks.world > 1 else (0.0, 0.0)
 
 
 def _sent() -> int:

@@ -119,14 +119,14 @@ def _scored(setting: Setting, row: Mapping[str, str], task: str) -> list[Path]:
 def _pretraining(setting: Setting, row: Mapping[str, str]) -> list[Measurement]:
     """The measurements of a row's pretraining distillation."""
     path = RunFolder(setting.run / row["recipe"] / DISTILL).results
-    found = results.read(path) if path.exists() and row["name"] != "teacher" else []
-    return [_renamed(m, row) for m in found if m.task == PRETRAINING and m.model == row["row"]]
+    measurements = results.read(path) if path.exists() and row["name"] != "teacher" else []
+    return [_renamed(m, row) for m in measurements if m.task == PRETRAINING and m.model == row["row"]]
 
 
 def _measured(row: Mapping[str, str], folders: Sequence[Path]) -> Iterator[Measurement]:
     """The measurements of a row on a task."""
-    found = (m for folder in folders for m in results.read(folder / MEASUREMENTS))
-    return (_renamed(m, row) for m in found if m.model == row["row"])
+    measurements = (m for folder in folders for m in results.read(folder / MEASUREMENTS))
+    return (_renamed(m, row) for m in measurements if m.model == row["row"])
 
 
 def _renamed(measured: Measurement, row: Mapping[str, str]) -> Measurement:

@@ -61,10 +61,10 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._stop.is_set():
-            self.look()
+            self.update()
             self._stop.wait(SECONDS_BETWEEN_LOOKS)
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Take the memory of now into account."""
         this, total = psutil.Process(), 0
         for process in (this, *this.children(recursive=True)):
@@ -81,7 +81,7 @@ class Peak:
     def __exit__(self, *_error: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.look()
+        self.update()
 
 
 def _processor_seconds() -> float:
@@ -119,8 +119,8 @@ def measure_map(text: Path, scratch: Path, teacher: Path | None, jobs: int) -> C
     tokenizer = common.open_teacher(teacher).tokenizer
 
     def tokens_of(rows: dict[str, list[str]]) -> dict[str, Any]:
-        found = tokenizer(rows["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return {"input_ids": found["input_ids"]}
+        encoded = tokenizer(rows["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return {"input_ids": encoded["input_ids"]}
 
     with _measured() as cost:
         files, cache = str(text / "train.txt"), str(scratch)
@@ -259,12 +259,12 @@ def main() -> None:
             write_corpus(text, documents, held_out, rank_scaling.CHARACTERS)
             for precision in rank_scaling.precisions():
                 for world in chosen.ranks:
-                    found = rank_scaling.measure_ranks(
+                    rank_cost = rank_scaling.measure_ranks(
                         world, text, scratch, chosen.teacher, chosen.batch_size, precision
                     )
-                    of_ranks.append([precision, str(world), *rank_scaling.cells(found, world)])
+                    of_ranks.append([precision, str(world), *rank_scaling.cells(rank_cost, world)])
                     facts = {"benchmark": "scaling", "table": "ranks", "ranks": world, "precision": precision}
-                    common.append(chosen.output, [{**facts, "batch_size": chosen.batch_size, **asdict(found)}])
+                    common.append(chosen.output, [{**facts, "batch_size": chosen.batch_size, **asdict(rank_cost)}])
     if of_text:
         print(_shown("way|megabytes|processes", of_text) + "\n")
     if of_rows:

@@ -54,8 +54,8 @@ def paragraphs(questions: Sequence[Row]) -> Iterator[Row]:
     kinds: dict[str, set[str]] = {}
     for row in questions:
         kinds.setdefault(row["context"], set()).update(asked(row["question"]))
-    for text, found in kinds.items():
-        yield {"text": text, "kinds": "|".join(name for name in ASKED if name in found)}
+    for text, text_kinds in kinds.items():
+        yield {"text": text, "kinds": "|".join(name for name in ASKED if name in text_kinds)}
 
 
 def sentences(questions: Sequence[Row]) -> Iterator[Row]:
@@ -66,11 +66,11 @@ def sentences(questions: Sequence[Row]) -> Iterator[Row]:
         text, begin = row["answers"]["text"][0], row["answers"]["answer_start"][0]
         if len(kinds) == 1:
             spans.setdefault(row["context"], set()).add((begin, begin + len(text), kinds[0]))
-    for context, found in spans.items():
+    for context, answers in spans.items():
         begin = 0
         for end in [*(match.start() for match in SENTENCE_END.finditer(context)), len(context)]:
             entities, last = [], begin
-            for start, stop, label in sorted(found, key=lambda one: (one[0], -one[1])):
+            for start, stop, label in sorted(answers, key=lambda one: (one[0], -one[1])):
                 if last <= start and stop <= end:
                     entities.append({"start": start - begin, "end": stop - begin, "label": label})
                     last = stop

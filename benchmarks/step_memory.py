@@ -68,9 +68,9 @@ class Kept:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(seen, lambda tensor: tensor):
-            found = self.loss(*arguments)
+            loss = self.loss(*arguments)
         self.most = max(self.most, sum(storages.values()))
-        return found
+        return loss
 
 
 def measure(model: str, inputs: str, precision: Any) -> Step:

@@ -39,15 +39,15 @@ def measure_studies(scratch: Path, words: Sequence[str], model: str, jobs: Seque
         return {}
     for name, first, count in (("rows", 0, ROWS), ("scored", ROWS, 50)):
         _write(scratch / f"{name}.csv", words, first, count)
-    found = {
+    costs = {
         f"--jobs {number}": _cost([_command(scratch, model, f"jobs-{number}", range(TRAININGS), ("--jobs", number))])
         for number in jobs
     }
     if (most := max(jobs)) > 1:
         seeds = [range(TRAININGS)[number::most] for number in range(most)]
         commands = [_command(scratch, model, f"hand-{n}", of_one, ()) for n, of_one in enumerate(seeds)]
-        found[f"{most} {BY_HAND}"] = _cost(commands)
-    return found
+        costs[f"{most} {BY_HAND}"] = _cost(commands)
+    return costs
 
 
 def cells(way: str, cost: StudyCost) -> list[str]:

@@ -71,11 +71,11 @@ def measure_sources(folder: Path, rows: int) -> Texts:
     recipe, task = _task(folder, [str(folder / "0.txt"), str(folder / "1.txt")])
     before = common.anonymous_mib() or 0.0
     with common.AnonymousPeak() as peak, scratch.beside(folder):
-        found = further_texts(recipe, task)
-        assert found is not None, "the recipe names two files"
-        assert found.fingerprint
-    size = sum(len(text.encode()) for text in found.columns["text"])
-    return Texts(2 * rows, len(found), size / 1e6, peak.mib - before)
+        texts = further_texts(recipe, task)
+        assert texts is not None, "the recipe names two files"
+        assert texts.fingerprint
+    size = sum(len(text.encode()) for text in texts.columns["text"])
+    return Texts(2 * rows, len(texts), size / 1e6, peak.mib - before)
 
 
 def measure_copies(folder: Path, teacher: Path | None) -> Texts:
@@ -92,30 +92,32 @@ def measure_copies(folder: Path, teacher: Path | None) -> Texts:
     with common.AnonymousPeak() as peak, scratch.beside(folder):
         copies = augment(examples, model, tokenizer, settings, seed=0, device=cpu, log=print, max_length=64)
         write_examples(task, copies, file)
-        found = read_unlabelled(file, task, may_be_empty=True)
-        assert found.fingerprint
-    size = sum(len(text.encode()) for text in found.columns["text"])
-    return Texts(len(examples), len(found), size / 1e6, peak.mib - before)
+        texts = read_unlabelled(file, task, may_be_empty=True)
+        assert texts.fingerprint
+    size = sum(len(text.encode()) for text in texts.columns["text"])
+    return Texts(len(examples), len(texts), size / 1e6, peak.mib - before)
 
 
 def measure(
     words: Sequence[str], rows: Sequence[int], examples: Sequence[int], teacher: Path | None
 ) -> dict[str, Texts]:
     """Each in a process of its own: two files of so many rows each, and copies of so many examples."""
-    found = {}
+    by_source = {}
     for count in rows:
         with tempfile.TemporaryDirectory() as folder:
             write_texts(Path(folder), words, count)
-            found[f"two files of {count:,} texts"] = common.in_fresh_process(1, measure_sources, Path(folder), count)
+            by_source[f"two files of {count:,} texts"] = common.in_fresh_process(
+                1, measure_sources, Path(folder), count
+            )
     for count in examples:
         with tempfile.TemporaryDirectory() as folder:
             write_task(Path(folder), words, count)
-            found[f"{COPIES} copies of {count:,} examples"] = common.in_fresh_process(
+            by_source[f"{COPIES} copies of {count:,} examples"] = common.in_fresh_process(
                 1, measure_copies, Path(folder), teacher
             )
-    return found
+    return by_source
 
 
-def cells(what: str, found: Texts) -> list[str]:
+def cells(what: str, texts: Texts) -> list[str]:
     """A row below `HEAD`."""
-    return [what, f"{found.read:,}", f"{found.taken:,}", f"{found.megabytes:,.0f}", f"{found.peak_mib:,.0f}"]
+    return [what, f"{texts.read:,}", f"{texts.taken:,}", f"{texts.megabytes:,.0f}", f"{texts.peak_mib:,.0f}"]

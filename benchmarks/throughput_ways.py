@@ -34,8 +34,8 @@ from tinydistilbert.training.job import MicroBatches
 from tinydistilbert.training.precision import CAPACITY, Precision, onednn
 
 PAIRS = ("bert-base", "offline")
-THEIRS = ("notebook", "authors_all", "authors_masked")
-OURS = {
+PUBLISHED_WAYS = ("notebook", "authors_all", "authors_masked")
+LIBRARY_WAYS = {
     "ours_all": schema.Objective(kl_positions="all"),
     "ours_masked": schema.Objective(kl_positions="masked"),
     "ours_cached": schema.Objective(kl_positions="masked"),
@@ -157,7 +157,7 @@ def settings_for(way: str, batch_size: int) -> schema.Recipe:
     optimization = schema.Optimization(batch_size=batch_size, dropout=dropout, attention_dropout=dropout)
     kind = "hidden" if way == "ours_cached" else "none"
     return schema.Recipe(
-        objective=OURS[way], checkpoint_minutes=1e6,
+        objective=LIBRARY_WAYS[way], checkpoint_minutes=1e6,
         distill=schema.Distill(optimization=optimization, cache=schema.TeacherCache(kind=kind, views=1)),
     )  # fmt: skip
 
@@ -208,10 +208,10 @@ def serve(way: str, setup: Setup, connection: Connection) -> None:
     """Measure one way for the process at the other end; what goes wrong is sent to it as a text."""
     try:
         torch.set_num_threads(setup.threads)
-        if way not in OURS:
+        if way not in LIBRARY_WAYS:
             os.environ.pop(CAPACITY, None)  # which this package sets for its own trainings
         with redirect_stderr(StringIO()), onednn(setup.precision):  # the progress line of the training
-            (measure_ours if way in OURS else measure_theirs)(way, setup, Clock(connection))
+            (measure_ours if way in LIBRARY_WAYS else measure_theirs)(way, setup, Clock(connection))
     except Finished:
         pass
     except Exception:
@@ -230,7 +230,7 @@ def compare(setup: Setup, connection: Connection) -> None:
 def differences(student: PreTrainedModel, teacher: PreTrainedModel, setup: Setup) -> dict[str, float]:
     """Relative difference of our loss from each of the others' on the same batch, without dropout."""
     student.eval()
-    blocks, found = load_blocks(setup.blocks), {}
+    blocks, by_way = load_blocks(setup.blocks), {}
     for way, other in (("ours_all", "authors_all"), ("ours_masked", "authors_masked")):
         settings = settings_for(way, 2)
         shared = PretrainingSetup.of(settings, blocks, torch.device("cpu"))
@@ -239,7 +239,7 @@ def differences(student: PreTrainedModel, teacher: PreTrainedModel, setup: Setup
         alike = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
         with torch.no_grad():
             terms = reference_ways.authors_terms(student, teacher, alike, only_masked=other == "authors_masked")
-        found[other] = _difference(
+        by_way[other] = _difference(
             our_loss(student, teacher, settings.objective, batch), reference_ways.authors_loss(terms)
         )
     is_text = setup.rows != setup.vocabulary.pad
@@ -247,8 +247,8 @@ def differences(student: PreTrainedModel, teacher: PreTrainedModel, setup: Setup
     lines = reference_ways.masked_batch(setup.rows[longest], setup.vocabulary, np.random.default_rng(0))
     with torch.no_grad():
         wanted = reference_ways.notebook_loss(student, teacher, lines)
-    found["notebook"] = _difference(our_loss(student, teacher, NOTEBOOK, with_positions(lines)), wanted)
-    return found
+    by_way["notebook"] = _difference(our_loss(student, teacher, NOTEBOOK, with_positions(lines)), wanted)
+    return by_way
 
 
 def with_positions(batch: reference_ways.Batch) -> reference_ways.Batch:
@@ -269,5 +269,5 @@ def our_loss(
     return total.detach()
 
 
-def _difference(found: Tensor, wanted: Tensor) -> float:
-    return abs(float(found) - float(wanted)) / abs(float(wanted))
+def _difference(loss: Tensor, wanted: Tensor) -> float:
+    return abs(float(loss) - float(wanted)) / abs(float(wanted))

@@ -77,11 +77,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for size, keep in itertools.product(options.size or SIZES, (False, True)):
         positions, width = SIZES[size]
-        found = common.in_fresh_process(options.threads, measure, positions, width, keep, options.rounds)
+        timings = common.in_fresh_process(options.threads, measure, positions, width, keep, options.rounds)
         rows += [
             {"size": size, "positions": positions, "width": width, "memory": "kept" if keep else "fresh", "way": way,
              "seconds": seconds, "threads": options.threads}
-            for way, seconds in found.items()
+            for way, seconds in timings.items()
         ]  # fmt: skip
     first = {row["size"]: row["seconds"] for row in rows if row["memory"] == "fresh" and row["way"] == "full logits"}
     cells = [

@@ -99,9 +99,9 @@ _OFF = (None, "", (), 0, False)
 
 def source_of(key: keys.Key) -> str | None:
     """Where a default comes from; None where nothing says so."""
-    found = next((source for pattern, source in SOURCES if fnmatchcase(key.name, pattern)), None)
+    origin = next((source for pattern, source in SOURCES if fnmatchcase(key.name, pattern)), None)
     does_nothing = any(key.default is off or key.default == off for off in _OFF)
-    return NOT_SET if does_nothing and not _is_named(key.name) else found
+    return NOT_SET if does_nothing and not _is_named(key.name) else origin
 
 
 def _is_named(name: str) -> bool:

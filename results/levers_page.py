@@ -40,16 +40,16 @@ class Levers:
 
 def levers_section() -> str:
     """What each lever gives, and the scores of the rows."""
-    found = Levers.read()
-    return "\n".join([to_markdown(lever_table(found)), to_markdown(row_table(found))])
+    levers = Levers.read()
+    return "\n".join([to_markdown(lever_table(levers)), to_markdown(row_table(levers))])
 
 
-def lever_table(found: Levers) -> Table:
+def lever_table(levers: Levers) -> Table:
     """The difference that each lever makes, with its interval and p."""
-    by_pair = {(d.row, d.against): d for d in row_differences(found.measurements, TASKS) if d.is_headline}
-    titles = {row["name"]: row["title"] for row in found.plan["rows"]}
+    by_pair = {(d.row, d.against): d for d in row_differences(levers.measurements, TASKS) if d.is_headline}
+    titles = {row["name"]: row["title"] for row in levers.plan["rows"]}
     rows = []
-    for pair in found.plan["compared"]:
+    for pair in levers.plan["compared"]:
         d = by_pair.get((pair["first"], pair["second"]))
         cells = [Cell("not measured"), Cell(NOTHING), Cell(NOTHING)]
         if d is not None:
@@ -65,17 +65,17 @@ def lever_table(found: Levers) -> Table:
         f"higher, {LOWER} surely lower. One seed: the spread between trainings is in no interval.",
     )  # fmt: skip
     columns = ("Lever", "Gives", "95 % interval", "p", "First − second")
-    return Table("levers", f"The levers on {found.task.title}", "In points.", columns, tuple(rows), notes)
+    return Table("levers", f"The levers on {levers.task.title}", "In points.", columns, tuple(rows), notes)
 
 
-def row_table(found: Levers) -> Table:
+def row_table(levers: Levers) -> Table:
     """The score of each row."""
-    scored = collect(found.measurements)
+    scored = collect(levers.measurements)
     rows, used = [], []
-    for row in found.plan["rows"]:
-        score = of_task(scored, row["name"], found.task)
+    for row in levers.plan["rows"]:
+        score = of_task(scored, row["name"], levers.task)
         rows.append(TableRow("measured", (Cell(row["title"]), score_cell(score))))
         if score is not None:
-            used.append((row["title"], found.task.title, score))
-    title = f"The rows on {found.task.title}"
+            used.append((row["title"], levers.task.title, score))
+    title = f"The rows on {levers.task.title}"
     return Table("rows", title, "In points.", ("Row", "Score"), tuple(rows), tuple(notes_on_marks(used)))

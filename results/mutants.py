@@ -46,22 +46,24 @@ def counted() -> dict[str, Any]:
     Raises:
         SystemExit: it did not try all.
     """
-    found = [match.groups() for line in _asked("results", "--all", "true").splitlines() if (match := _LINE.match(line))]
-    if unfinished := [name for name, _, status in found if status == "not checked"]:
+    mutants = [
+        match.groups() for line in _asked("results", "--all", "true").splitlines() if (match := _LINE.match(line))
+    ]
+    if unfinished := [name for name, _, status in mutants if status == "not checked"]:
         raise SystemExit(
             f"mutants: expected all of them tried, found {len(unfinished)} that were not; run mutmut again"
         )
     files = {}
-    for module in dict.fromkeys(module for _, module, _ in found):
-        statuses = Counter(status in CAUGHT for _, other, status in found if other == module)
+    for module in dict.fromkeys(module for _, module, _ in mutants):
+        statuses = Counter(status in CAUGHT for _, other, status in mutants if other == module)
         files[f"{module.replace('.', '/')}.py"] = {"mutants": statuses.total(), "caught": statuses[True]}
     head = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
     return {
-        "timeouts": sum(status == "timeout" for *_, status in found), "commit": head,
+        "timeouts": sum(status == "timeout" for *_, status in mutants), "commit": head,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "files": files,
-        "survivors": sorted(change(name) for name, _, status in found if status not in CAUGHT),
+        "survivors": sorted(change(name) for name, _, status in mutants if status not in CAUGHT),
     }  # fmt: skip
 
 

@@ -27,12 +27,12 @@ def floors(project: dict[str, object], *, with_torch: bool) -> list[str]:
     extras = project["optional-dependencies"]
     assert isinstance(extras, dict) and isinstance(project["dependencies"], list)
     wanted = [*project["dependencies"], *(name for extra in extras if extra not in TOOLS for name in extras[extra])]
-    found = []
+    lowest = []
     for requirement in dict.fromkeys(wanted):
         match = re.fullmatch(r"([\w.-]+)>=([\d.]+)(,.*)?", requirement)
         if match and (with_torch or match[1] != "torch"):
-            found.append(f"{match[1]}=={match[2]}")
-    return found
+            lowest.append(f"{match[1]}=={match[2]}")
+    return lowest
 
 
 def environment() -> Path:

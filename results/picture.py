@@ -38,8 +38,8 @@ def _compressed() -> CompressedModel:
 
 def _teacher_score() -> float:
     """Points of the student's teacher on the task."""
-    found = Replication.read()
-    return 100 * scores.of_task(found.found, found.rows[STUDENT]["teacher"], TASKS[TASK]).value
+    replication = Replication.read()
+    return 100 * scores.of_task(replication.scores, replication.rows[STUDENT]["teacher"], TASKS[TASK]).value
 
 
 def models() -> list[ScoredModel]:
@@ -48,7 +48,7 @@ def models() -> list[ScoredModel]:
     measurements = list(results.read(TABLE3))
     variants = {m.model: m.value for m in compressed.scores}
     shapes = ((BERT_BASE.name, "bert-base"), (DISTILBERT.name, "distilbert"), (TINYDISTILBERT.name, "distilbert"))
-    ours = [
+    replicated = [
         ("Teacher", "teacher", "onnx", _teacher_score() / 100, "teacher", False),
         ("Student", "student", "onnx", variants["ONNX Runtime, fp32"], "student", False),
         ("Student, int8", "student", "onnx-int8", variants[INT8], "student", True),
@@ -61,7 +61,7 @@ def models() -> list[ScoredModel]:
         ),
         *(
             ScoredModel(name, _milliseconds(measurements, model, backend), 100 * value, series, chosen)
-            for name, model, backend, value, series, chosen in ours
+            for name, model, backend, value, series, chosen in replicated
         ),
     ]
 

@@ -62,10 +62,10 @@ def run_section() -> str:
 
 def compression_section() -> str:
     """What each variant of the committed compressions gave."""
-    found = [
+    models = [
         model for run in COMPRESSED for model in compressed_models(results.read(RESULTS / run / "results.jsonl"), TASKS)
     ]
-    return "\n".join(to_markdown(compression_table(model)) for model in found)
+    return "\n".join(to_markdown(compression_table(model)) for model in models)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -223,8 +223,8 @@ def settings_section(name: str) -> str:
 
 def optimization_section() -> str:
     """The settings of the optimizer, with the default of each training that has them."""
-    found = {section.name: section.keys for section in keys.sections()}
-    trainings = [found[f"{name}.optimization"] for name in ("adapt", "distill", "finetune")]
+    by_section = {section.name: section.keys for section in keys.sections()}
+    trainings = [by_section[f"{name}.optimization"] for name in ("adapt", "distill", "finetune")]
     rows = [
         f"| `{same[0].name.rpartition('.')[2]}` | " + " | ".join(f"`{_default(key)}`" for key in same)
         + f" | {_meaning(same[0])} |"

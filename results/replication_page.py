@@ -36,7 +36,7 @@ GPUS = {
 NOT_MEASURED = "not measured"
 QUANTILE = 1.96
 """Of the normal distribution, for the interval of a mean over tasks."""
-OURS, NOTEBOOK, STUDENT, PUBLISHED = "wikitext2", "notebook", "task-student", "minilm-l3"
+WIKITEXT, NOTEBOOK, STUDENT, PUBLISHED = "wikitext2", "notebook", "task-student", "minilm-l3"
 """Rows that the goals speak of."""
 
 
@@ -71,7 +71,7 @@ class Replication:
         return cls(plan, results.read(path) if path.exists() else [])
 
     @cached_property
-    def found(self) -> Scores:
+    def scores(self) -> Scores:
         """The scores."""
         return collect(self.measurements)
 
@@ -98,7 +98,7 @@ class Replication:
 
     def scored(self, row: str, among: Sequence[Task]) -> tuple[Task, ...]:
         """Those of some tasks on which a row was scored."""
-        return tuple(task for task in among if of_task(self.found, row, task))
+        return tuple(task for task in among if of_task(self.scores, row, task))
 
     def _beside(self, teacher: str) -> tuple[Scores, TeacherAboveMajority]:
         """The scores with that row as the teacher, and where it beats the majority class."""
@@ -111,17 +111,17 @@ class Replication:
         teacher = self.rows[row].get("teacher")
         if not teacher:
             return None
-        found, above = self._beside(teacher)
-        shared = tuple(task for task in self.complete if of_task(found, TEACHER, task) and of_task(found, row, task))
-        return kept_over(found, row, shared, above) if shared else None
+        scored, above = self._beside(teacher)
+        shared = tuple(task for task in self.complete if of_task(scored, TEACHER, task) and of_task(scored, row, task))
+        return kept_over(scored, row, shared, above) if shared else None
 
     def kept_by_task(self, row: str) -> dict[Task, float]:
         """What a row keeps on each of the tasks that count in `kept`."""
         kept = self.kept(row)
         if kept is None:
             return {}
-        found, above = self._beside(self.rows[row]["teacher"])
-        shares = {task: kept_on(found, row, task, above) for task in kept.counted}
+        scored, above = self._beside(self.rows[row]["teacher"])
+        shares = {task: kept_on(scored, row, task, above) for task in kept.counted}
         return {task: share for task, share in shares.items() if share is not None}
 
     def mean_difference(self, first: str, second: str, among: Sequence[Task]) -> MeanDifference | None:
@@ -144,22 +144,24 @@ def headline_section() -> str:
     return goals(Replication.read(), replication_ladder.ladders())
 
 
-def goals(found: Replication, compressed: Sequence[CompressedModel] = ()) -> str:
+def goals(replication: Replication, compressed: Sequence[CompressedModel] = ()) -> str:
     """The goals as a table; what is not measured says so."""
-    lines = [("(e) keeps of its teacher above the majority class", "≥ 97 %", *_kept(found, STUDENT))]
+    lines = [("(e) keeps of its teacher above the majority class", "≥ 97 %", *_kept(replication, STUDENT))]
     sst2, squad = TASKS["sst2"], TASKS["squad"]
-    score = of_task(found.found, STUDENT, sst2)
+    score = of_task(replication.scores, STUDENT, sst2)
     lines.append(("(e) on SST-2", "≥ 88", points(score.value) if score else NOT_MEASURED, ""))
-    student, teacher = (of_task(found.found, row, squad, "f1") for row in (STUDENT, TEACHER))
+    student, teacher = (of_task(replication.scores, row, squad, "f1") for row in (STUDENT, TEACHER))
     if student and teacher:
         reached = f"{100 * student.value / teacher.value:.1f} %"
         lines.append(("(e) on SQuAD, F1 as a share of its teacher’s", "≥ 92 %", reached,
                       f"{points(student.value)} of {points(teacher.value)}"))  # fmt: skip
     else:
         lines.append(("(e) on SQuAD, F1 as a share of its teacher’s", "≥ 92 %", NOT_MEASURED, ""))
-    glue = [task for task in found.tasks if task.name not in ("imdb", "squad")]
-    lines.append(("(d) above (b), GLUE", "≥ 10 points", *_difference(found.mean_difference(OURS, NOTEBOOK, glue))))
-    against = found.mean_difference(STUDENT, PUBLISHED, found.complete)
+    glue = [task for task in replication.tasks if task.name not in ("imdb", "squad")]
+    lines.append(
+        ("(d) above (b), GLUE", "≥ 10 points", *_difference(replication.mean_difference(WIKITEXT, NOTEBOOK, glue)))
+    )
+    against = replication.mean_difference(STUDENT, PUBLISHED, replication.complete)
     below = f"; surely below it on {', '.join(t.title for t in against.lower_on) or 'none'}" if against else ""
     shown, detail = _difference(against)
     lines.append(("(e) above (i) in the mean, on no task below", "beyond chance", shown, detail + below))
@@ -168,8 +170,8 @@ def goals(found: Replication, compressed: Sequence[CompressedModel] = ()) -> str
     return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
 
 
-def _kept(found: Replication, row: str) -> tuple[str, str]:
-    kept = found.kept(row)
+def _kept(replication: Replication, row: str) -> tuple[str, str]:
+    kept = replication.kept(row)
     if kept is None:
         return NOT_MEASURED, ""
     if kept.share is None:
@@ -191,16 +193,16 @@ def scores_section() -> str:
     return to_markdown(score_table(Replication.read()))
 
 
-def score_table(found: Replication) -> Table:
+def score_table(replication: Replication) -> Table:
     """Every row on every task, and what it keeps of its teacher."""
-    columns = ("", "Row", "Kept, %", *(task.title for task in found.tasks))
+    columns = ("", "Row", "Kept, %", *(task.title for task in replication.tasks))
     rows, used, missing = [], [], []
-    for name, row in found.rows.items():
-        of_row = [(task, of_task(found.found, name, task)) for task in found.tasks]
+    for name, row in replication.rows.items():
+        of_row = [(task, of_task(replication.scores, name, task)) for task in replication.tasks]
         if not any(score for _, score in of_row):
             missing.append(f"({row['letter']}) {row['title']}" if row["letter"] else row["title"])
             continue
-        kept = found.kept(name)
+        kept = replication.kept(name)
         share = Cell(NOTHING) if kept is None or kept.share is None else Cell(
             f"{100 * kept.share:.1f}", detail=f"{len(kept.counted)} tasks; raw {100 * kept.raw:.1f}" if kept.raw else ""
         )  # fmt: skip
@@ -221,10 +223,14 @@ def score_table(found: Replication) -> Table:
     ]
     majority = [
         next(
-            (s.majority for row in found.rows if (s := of_task(found.found, row, task)) and s.majority is not None),
+            (
+                s.majority
+                for row in replication.rows
+                if (s := of_task(replication.scores, row, task)) and s.majority is not None
+            ),
             None,
         )
-        for task in found.tasks
+        for task in replication.tasks
     ]
     rows.insert(
         0,
@@ -265,13 +271,14 @@ def kept_section() -> str:
     return to_markdown(kept_table(Replication.read()))
 
 
-def kept_table(found: Replication) -> Table:
+def kept_table(replication: Replication) -> Table:
     """What each row keeps of its teacher, task by task: where the mean of the first table comes from."""
-    by_row = {row: shares for row in found.rows if (shares := found.kept_by_task(row))}
-    tasks = [task for task in found.complete if any(task in shares for shares in by_row.values())]
+    by_row = {row: shares for row in replication.rows if (shares := replication.kept_by_task(row))}
+    tasks = [task for task in replication.complete if any(task in shares for shares in by_row.values())]
     rows = [
         TableRow("measured", (
-            Cell(found.rows[row]["letter"] and f"({found.rows[row]['letter']})"), Cell(found.rows[row]["title"]),
+            Cell(replication.rows[row]["letter"] and f"({replication.rows[row]['letter']})"),
+            Cell(replication.rows[row]["title"]),
             Cell(f"{100 * statistics.fmean(shares.values()):.1f}"),
             *(Cell(f"{100 * shares[task]:.1f}".replace("-", "−") if task in shares else NOTHING) for task in tasks),
         ))
@@ -284,7 +291,7 @@ def kept_table(found: Replication) -> Table:
     ]
     if costly and len(of_student) > 1:
         others = statistics.fmean(share for task, share in of_student.items() if task != costly)
-        title = found.rows[STUDENT]["title"]
+        title = replication.rows[STUDENT]["title"]
         notes.append(f"{title}: {costly.title} costs it most; over the others it keeps {100 * others:.1f}.")
     return Table(
         "kept", "Kept, task by task", "% of what the row’s teacher has above the majority class.",
@@ -293,14 +300,14 @@ def kept_table(found: Replication) -> Table:
     )  # fmt: skip
 
 
-def picture(found: Replication) -> str:
+def picture(replication: Replication) -> str:
     """The mean differences of the rows, with their intervals, as SVG."""
     shown = [
         drawings.Difference(
-            f"{found.rows[first]['short']} − {found.rows[second]['short']}", mean.value, mean.interval
+            f"{replication.rows[first]['short']} − {replication.rows[second]['short']}", mean.value, mean.interval
         )
-        for first, second in found.plan["compared"]["pairs"]
-        if (mean := found.mean_difference(first, second, found.complete))
+        for first, second in replication.plan["compared"]["pairs"]
+        if (mean := replication.mean_difference(first, second, replication.complete))
     ]  # fmt: skip
     return drawings.differences(
         shown, "Mean differences between the rows, with 95 % intervals", "points, mean over tasks"
@@ -312,25 +319,26 @@ def tests_section() -> str:
     return to_markdown(tests_table(Replication.read()))
 
 
-def tests_table(found: Replication) -> Table:
+def tests_table(replication: Replication) -> Table:
     """For each pair the mean difference, and the difference on each task, with its p."""
-    by_task = {(d.row, d.against, d.task.name): d for d in found.differences if d.is_headline}
+    by_task = {(d.row, d.against, d.task.name): d for d in replication.differences if d.is_headline}
     rows, missing = [], 0
-    for first, second in found.plan["compared"]["pairs"]:
-        mean = found.mean_difference(first, second, found.complete)
+    for first, second in replication.plan["compared"]["pairs"]:
+        mean = replication.mean_difference(first, second, replication.complete)
         if mean is None:
             missing += 1
             continue
         low, high = mean.interval
         detail = f"{signed(low)} to {signed(high)}, {len(mean.tasks)} task{'s' * (len(mean.tasks) > 1)}"
         shown = Cell(f"{signed(mean.value)}{mean.mark}", detail=detail)
-        cells = [Cell(" − ".join(found.rows[row]["title"] for row in (first, second))), shown]
-        for task in found.tasks:
+        cells = [Cell(" − ".join(replication.rows[row]["title"] for row in (first, second))), shown]
+        for task in replication.tasks:
             d = by_task.get((first, second, task.name))
             cells.append(Cell(signed(d.paired.difference), d.mark, f"p {format_p(d.adjusted)}") if d else Cell(NOTHING))
         rows.append(TableRow("measured", tuple(cells)))
     count = sum(
-        (d.row, d.against) in {tuple(pair) for pair in found.plan["compared"]["pairs"]} for d in found.differences
+        (d.row, d.against) in {tuple(pair) for pair in replication.plan["compared"]["pairs"]}
+        for d in replication.differences
     )
     notes = (
         f"In points. p: paired bootstrap over the examples, adjusted by Holm over {count} comparisons. {HIGHER} surely "
@@ -339,14 +347,8 @@ def tests_table(found: Replication) -> Table:
         "spread between trainings is in none of the intervals.",
         *([f"Left out: {missing} comparisons with rows that are {NOT_MEASURED} yet."] if missing else []),
     )  # fmt: skip
-    return Table(
-        "tests",
-        "Row against row",
-        "First minus second.",
-        ("Rows", "Mean", *(t.title for t in found.tasks)),
-        tuple(rows),
-        notes,
-    )
+    columns = ("Rows", "Mean", *(t.title for t in replication.tasks))
+    return Table("tests", "Row against row", "First minus second.", columns, tuple(rows), notes)
 
 
 def days_section() -> str:
@@ -375,14 +377,14 @@ def cost_section() -> str:
     return cost(Replication.read())
 
 
-def cost(found: Replication) -> str:
+def cost(replication: Replication) -> str:
     """Seconds of training by row, and on which machine."""
     shown = [
         "| | row | pretraining, s | fine-tunings | seconds of them | on |",
         "| :-- | :-- | --: | --: | --: | :-- |",
     ]
-    for name, row in found.rows.items():
-        of_row = [m for m in found.measurements if m.model == name and m.task != results.COMPARE]
+    for name, row in replication.rows.items():
+        of_row = [m for m in replication.measurements if m.model == name and m.task != results.COMPARE]
         pretraining = max((m.seconds for m in of_row if m.task == "pretraining"), default=0.0)
         trainings = {(m.task, m.seed): m.details.get("seconds_training", 0.0) for m in of_row if m.task in TASKS}
         devices = dict.fromkeys(str(m.details["device"]) for m in of_row if "device" in m.details)

@@ -108,7 +108,7 @@ def test_the_authors_loss_is_ours(only_masked: bool) -> None:
     with_positions = throughput_ways.with_positions(batch)
     if only_masked:
         with_positions["soft"] = with_positions["masked"]
-    objective = throughput_ways.OURS["ours_masked" if only_masked else "ours_all"]
+    objective = throughput_ways.LIBRARY_WAYS["ours_masked" if only_masked else "ours_all"]
     found = throughput_ways.our_loss(student, teacher, objective, with_positions)
     assert float(found) == pytest.approx(float(reference_ways.authors_loss(terms)), rel=1e-5)
 

@@ -173,7 +173,7 @@ def test_a_way_trains_on_the_inputs_that_its_name_says_with_the_same_dropout(
     hook = nn.modules.module.register_module_forward_hook(look)
     try:
         with pytest.raises(finetune_ways.Finished):
-            measure = finetune_ways.measure_ours if way in finetune_ways.OURS else finetune_ways.measure_theirs
+            measure = finetune_ways.measure_ours if way in finetune_ways.LIBRARY_WAYS else finetune_ways.measure_theirs
             measure(way, made, finetune_ways.Clock(turns))
     finally:
         hook.remove()
