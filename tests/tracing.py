@@ -94,8 +94,8 @@ def _with_weights(graph: Graph, weights: dict[str, NDArray[Any]], heads: list[in
             values = values.T if is_transposed else values
             is_other |= list(values.shape) != list(initializer.dims)
             initializer.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), initializer.name))
-        elif (places := graph.get(initializer.name)) is not None and everything is not None:
-            initializer.CopyFrom(numpy_helper.from_array(everything[places], initializer.name))
+        elif (indices := graph.get(initializer.name)) is not None and everything is not None:
+            initializer.CopyFrom(numpy_helper.from_array(everything[indices], initializer.name))
     if is_other:  # of the exporter's notes on shapes, keep those that hold for this model too
         hidden = _hidden_states(proto.graph)
         notes = [note for note in proto.graph.value_info if note.name in hidden]
@@ -117,12 +117,17 @@ def _hidden_states(graph: onnx.GraphProto) -> set[str]:
     ONNX Runtime does not find where it could join the sum with the normalisation unless it knows these shapes.
     """
     inputs = {name: [*node.input] for node in graph.node if node.op_type == "Add" for name in node.output}
-    found: set[str] = set()
+    hidden: set[str] = set()
     for node in graph.node:
         if node.op_type == "LayerNormalization":
             terms = inputs.get(node.input[0], [])
-            found |= {node.output[0], node.input[0], *terms, *(name for term in terms for name in inputs.get(term, []))}
-    return found
+            hidden |= {
+                node.output[0],
+                node.input[0],
+                *terms,
+                *(name for term in terms for name in inputs.get(term, [])),
+            }
+    return hidden
 
 
 def _architecture(model: PreTrainedModel, head: str, *, fused: bool, sized: bool) -> str:
@@ -173,30 +178,32 @@ def _traced_anew(folder: Path, model: PreTrainedModel, head: Any, *, fused: bool
     graph: Graph = {"proto": np.frombuffer(proto.SerializeToString(), np.uint8)}
     sources: dict[str, tuple[bool, list[str]]] = {}
     for initializer in proto.graph.initializer:
-        found = numpy_helper.to_array(initializer)
-        places = found - FIRST
-        is_weight = (found.dtype == np.float32) & (places >= 0) & (places < firsts[-1]) & (places == np.round(places))
+        values = numpy_helper.to_array(initializer)
+        indices = values - FIRST
+        is_weight = (
+            (values.dtype == np.float32) & (indices >= 0) & (indices < firsts[-1]) & (indices == np.round(indices))
+        )
         if not is_weight.all():
             assert not is_weight.any(), f"{initializer.name}: weights and other numbers in one"
-        elif (source := _source(places, every, firsts)) is not None:
+        elif (source := _source(indices, every, firsts)) is not None:
             sources[initializer.name] = source
         else:
-            graph[initializer.name] = places.astype(np.int32)
+            graph[initializer.name] = indices.astype(np.int32)
     return graph | {SOURCES: np.frombuffer(json.dumps(sources).encode(), np.uint8)}
 
 
 def _source(
-    places: NDArray[Any], every: dict[str, NDArray[Any]], firsts: NDArray[Any]
+    indices: NDArray[Any], every: dict[str, NDArray[Any]], firsts: NDArray[Any]
 ) -> tuple[bool, list[str]] | None:
     """Whether it is transposed, and the model's weights that follow each other there; None where it is anything else.
 
     Args:
-        places: of an initializer, among all weights.
+        indices: of an initializer, among all weights.
         every: those of each weight of the model.
         firsts: the first of each, and behind them how many there are.
     """
     names = [*every]
-    for is_transposed, whole in ((False, places), (True, places.T)):
+    for is_transposed, whole in ((False, indices), (True, indices.T)):
         flat, parts, at = whole.ravel(), list[str](), 0
         while at < len(flat):  # a weight begins where the one before it ends
             parts.append(names[int(np.searchsorted(firsts, flat[at], "right")) - 1])

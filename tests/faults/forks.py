@@ -247,7 +247,7 @@ def batches(recipe: str, encoder: str, task: str, threads: int, steps: int) -> N
     training = prepare_training(chosen.finetune, examples, Path(encoder), compute=setup.compute, seed=0)
     order = list(range(steps))
     random.shuffle(order)  # the order in which they are asked for does not matter
-    found: dict[int, list[str]] = {}
+    digests: dict[int, list[str]] = {}
     for step in order:
         for each in (masked, training.batches):
             content = hashlib.sha256()
@@ -255,8 +255,8 @@ def batches(recipe: str, encoder: str, task: str, threads: int, steps: int) -> N
                 for name, value in sorted(batch.items()):
                     content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                     content.update(value.contiguous().numpy().tobytes())
-            found.setdefault(step, []).append(content.hexdigest())
-    sys.stdout.write(json.dumps([found[step] for step in range(steps)]))
+            digests.setdefault(step, []).append(content.hexdigest())
+    sys.stdout.write(json.dumps([digests[step] for step in range(steps)]))
 
 
 def wide(folder: str, megabytes: int) -> None:
@@ -357,11 +357,11 @@ class _Child:
             self.wrap(place, last, self.phase)
         note = signals.Requests.note
 
-        def noted(*arguments: Any) -> None:
+        def count_and_note(*arguments: Any) -> None:
             board["requests"] += 1
             note(*arguments)
 
-        signals.Requests.note = noted  # type: ignore[method-assign]
+        signals.Requests.note = count_and_note  # type: ignore[method-assign]
         if ignore_late:
             for number in signals.SIGNALS:
                 signal.signal(number, lambda *_: None)  # not SIG_IGN, which a command leaves as it is
@@ -521,8 +521,8 @@ def _serve(worker: socket.socket) -> None:
         elif request["do"] == "poll":
             pid = request["pid"]
             if pid not in ended:
-                found, status = os.waitpid(pid, os.WNOHANG)
-                if found:
+                exited_pid, status = os.waitpid(pid, os.WNOHANG)
+                if exited_pid:
                     ended[pid] = os.waitstatus_to_exitcode(status)
             answer["status"] = ended.get(pid)
         else:

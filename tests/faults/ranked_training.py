@@ -74,10 +74,10 @@ def shards(teacher: str) -> None:
         for length, mode in ((9, torch.inference_mode), (5, torch.no_grad), (7, torch.inference_mode)):
             ids = torch.randint(0, 50, (3, length), generator=torch.Generator().manual_seed(length + ranks.rank))
             with mode():
-                found, expected = (
+                logits, expected = (
                     vocabulary_logits(model, hidden_states(model, ids, None)) for model in (teacher_in_shards, whole)
                 )
-            differences.append(float((found - expected).abs().max()))
+            differences.append(float((logits - expected).abs().max()))
         with frozen(teacher_in_shards, "bf16"):
             encode(teacher_in_shards, ids, None, layers=[0], attention=[0])
         layers = [sum(p.numel() for p in layer.parameters()) for layer in encoder_layers(whole)]

@@ -76,12 +76,12 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
                     log.write('{"step": 3, "loss": 1')
 
         def act(folder: Path, promise: Promise) -> None:
-            def told(*arguments: Any, **named: Any) -> None:
+            def save_and_promise(*arguments: Any, **named: Any) -> None:
                 save(*arguments, **named)
                 promise(arguments[3].step)
 
             with monkeypatch.context() as patch:
-                patch.setattr(checkpoint, "save", told)
+                patch.setattr(checkpoint, "save", save_and_promise)
                 tiny_training.Tiny(**settings).stage(folder / "stage")
             promise("finished")
 
@@ -95,8 +95,8 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
             again.stage(stage)
             begun_at = tiny_training.STEPS if again.begun_at is None else again.begun_at
             assert is_finished or begun_at >= (promised or 0), f"it went on from {begun_at}, after {promised} was saved"
-            found = simulated_disk.read(folder)
-            assert found == expected, sorted(n for n in {**found, **expected} if found.get(n) != expected.get(n))
+            content = simulated_disk.read(folder)
+            assert content == expected, sorted(n for n in {**content, **expected} if content.get(n) != expected.get(n))
 
         return Scenario(act, judge, before)
 

@@ -288,8 +288,8 @@ def closed_again(path: Path) -> None:
 
 
 def only(folder: Path, pattern: str) -> Path:
-    (found,) = folder.glob(pattern)
-    return found
+    (path,) = folder.glob(pattern)
+    return path
 
 
 def pickle_cases() -> Iterator[Case]:
@@ -607,20 +607,20 @@ def mutated(draw: random.Random) -> Case:
     way, chosen, seed = draw.choice(("bits", "cut", "json")), draw.random(), draw.random()
 
     def damage(folder: Path) -> None:
-        own = random.Random(seed)
+        rng = random.Random(seed)
         path = only(folder, pattern)
         files = sorted(file for file in path.iterdir() if file.is_file() and (way != "json" or file.suffix == ".json"))
         file = files[int(chosen * len(files))] if files else only(path, atomic.MANIFEST)
         if way == "json":
             content = json.loads(file.read_text())
-            replace_value(content, own)
+            replace_value(content, rng)
             file.write_text(json.dumps(content))
         else:
             content = bytearray(file.read_bytes())
             if way == "cut":
-                del content[own.randrange(len(content)) :]
-            for _ in range(own.choice((1, 3, 20)) if way == "bits" else 0):
-                content[own.randrange(min(len(content), own.choice((64, 10**9))))] ^= 1 << own.randrange(8)
+                del content[rng.randrange(len(content)) :]
+            for _ in range(rng.choice((1, 3, 20)) if way == "bits" else 0):
+                content[rng.randrange(min(len(content), rng.choice((64, 10**9))))] ^= 1 << rng.randrange(8)
             file.write_bytes(content)
         if file.name != atomic.MANIFEST:
             closed_again(path)
@@ -642,18 +642,18 @@ def undergo(case: Case, sound: Path, folder: Path) -> None:
     """Do to a copy of the artefacts what the case says, and read them under the watch."""
     shutil.copytree(sound, folder)
     case.damage(folder)
-    start, told = time.monotonic(), None
+    start, message = time.monotonic(), None
     with WATCH.over(folder, may_convert=case.entry == "convert"):
         try:
             ENTRIES[case.entry](folder)
         except UserError as error:
-            told = str(error)
+            message = str(error)
     assert time.monotonic() - start < SECONDS, "it takes too long"
     assert not (folder / CANARY).exists(), "code of the artefact was run"
     assert not WATCH.seen, WATCH.seen[:3]
-    assert case.refused is None or (told is not None) == case.refused, told or "it was taken"
-    assert told is None or "\n" not in told
-    if case.entry == "convert" and told:
+    assert case.refused is None or (message is not None) == case.refused, message or "it was taken"
+    assert message is None or "\n" not in message
+    if case.entry == "convert" and message:
         assert not (folder / "new").exists() and not list(folder.glob("*.partial"))
 
 

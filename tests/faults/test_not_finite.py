@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 STEPS = 12
 DATA = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
 VALUES = (math.nan, math.inf, -math.inf)
-PLACES = ("batch", "teacher", "loss", "gradient", "weights", "distillation")
+LOCATIONS = ("batch", "teacher", "loss", "gradient", "weights", "distillation")
 
 
 class Net(nn.Module):
@@ -72,12 +72,12 @@ def job(place: str = "", at: int = -1, value: float = 0.0, before: list[Any] | N
 
     def micro_batches(step: int, oom_splits: int = 0) -> list[Batch]:
         rows = DATA[[(step * 8 + i) % 64 for i in range(8)]].clone()
-        told = rows.sum(-1)
+        targets = rows.sum(-1)
         if step == at and place == "batch":
             rows[5, 2] = value
         if step == at and place == "teacher":
-            told[5] = value
-        return [{"rows": one, "told": other} for one, other in zip(rows.split(4), told.split(4), strict=True)]
+            targets[5] = value
+        return [{"rows": one, "targets": other} for one, other in zip(rows.split(4), targets.split(4), strict=True)]
 
     def loss(
         model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
@@ -91,7 +91,7 @@ def job(place: str = "", at: int = -1, value: float = 0.0, before: list[Any] | N
         predicted = net.layers(batch["rows"]).squeeze(-1)
         if step == at and place == "gradient":
             predicted = Spoilt.apply(predicted, value)
-        terms = {"fit": (predicted - batch["told"]).square().mean(), "size": predicted.square().mean()}
+        terms = {"fit": (predicted - batch["targets"]).square().mean(), "size": predicted.square().mean()}
         if step == at and place == "loss":
             terms["size"] = terms["size"] * value
         return scaled_sum(terms, term_scales)
@@ -128,29 +128,29 @@ def check_training(place: str, draw: random.Random, folder: Path, monkeypatch: p
     whole, nothing = run(folder / "whole", job(before=before))
     assert nothing is None and len(before) == STEPS
     minutes = draw.choice((1e-9, 60))
-    here = folder / "run"
-    model, error = run(here, job(place, at, value), minutes)
+    run_folder = folder / "run"
+    model, error = run(run_folder, job(place, at, value), minutes)
     assert error is not None, "not noticed"
     term = {"batch": "fit, size", "teacher": "fit", "loss": "size", "gradient": "", "weights": "fit, size"}[place]
     assert f"step {at + 1}:" in str(error) and (f" {term} became" if term else "the gradient") in str(error), error
-    there = dict(before[at])
+    expected = dict(before[at])
     if place == "weights":
-        there["layers.0.weight"][1, 1] = value
-    assert same(model.state_dict(), there), "the weights are not as before that step"
-    assert len((here / "log.jsonl").read_text().splitlines()) == at
+        expected["layers.0.weight"][1, 1] = value
+    assert same(model.state_dict(), expected), "the weights are not as before that step"
+    assert len((run_folder / "log.jsonl").read_text().splitlines()) == at
 
-    facts = json.loads((here / FOLDER / "facts.json").read_text())
-    batch = load_file(here / FOLDER / "batch.safetensors")
-    assert facts["step"] == at + 1 and str(here / FOLDER) in str(error)
+    facts = json.loads((run_folder / FOLDER / "facts.json").read_text())
+    batch = load_file(run_folder / FOLDER / "batch.safetensors")
+    assert facts["step"] == at + 1 and str(run_folder / FOLDER) in str(error)
     bad = [name for name, number in facts["terms"].items() if number in ("nan", "inf", "-inf")]
     assert ", ".join(bad) == term and facts["gradients_not_finite"] > 0
     assert facts["parameters"] == (["layers.0.weight"] if place == "weights" else [])
     spoilt = [name for name, tensor in batch.items() if not torch.isfinite(tensor).all()]
-    assert spoilt == {"batch": ["1/rows"], "teacher": ["1/told"]}.get(place, [])
+    assert spoilt == {"batch": ["1/rows"], "teacher": ["1/targets"]}.get(place, [])
 
-    again, nothing = run(here, job(), minutes)
+    again, nothing = run(run_folder, job(), minutes)
     assert nothing is None and same(again.state_dict(), whole.state_dict())
-    assert (here / "log.jsonl").read_bytes() == (folder / "whole" / "log.jsonl").read_bytes()
+    assert (run_folder / "log.jsonl").read_bytes() == (folder / "whole" / "log.jsonl").read_bytes()
 
 
 SETTINGS: dict[str, Any] = {
@@ -222,7 +222,7 @@ def test_numbers_that_are_not_finite_stop_the_training_before_the_update(
 ) -> None:
     with trials("NaN and infinity in batch, teacher, loss, gradient, weights", quick=18, full=150) as all_of_them:
         for number, draw in enumerate(all_of_them):
-            place, folder = PLACES[number % len(PLACES)], tmp_path / str(number)
+            place, folder = LOCATIONS[number % len(LOCATIONS)], tmp_path / str(number)
             folder.mkdir()
             with all_of_them.trial(f"{place}, trial {number}"):
                 if place == "distillation":

@@ -58,8 +58,8 @@ def test_auto_takes_the_gpu() -> None:
 
 def test_training_on_the_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:
     on_gpu, on_cpu = (fit(tmp_path / name, torch.device(name)) for name in ("cuda", "cpu"))
-    for ours, theirs in zip(on_gpu, on_cpu, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.05)
+    for gpu_weight, cpu_weight in zip(on_gpu, on_cpu, strict=True):
+        torch.testing.assert_close(gpu_weight, cpu_weight, rtol=0.1, atol=0.05)
 
 
 def test_a_training_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -67,22 +67,24 @@ def test_a_training_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None
     whole = fit(tmp_path / "whole", cuda)
     with pytest.raises(Killed):
         fit(tmp_path / "killed", cuda, die_at=11)
-    for ours, theirs in zip(fit(tmp_path / "killed", cuda), whole, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for resumed, expected in zip(fit(tmp_path / "killed", cuda), whole, strict=True):
+        torch.testing.assert_close(resumed, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_vocabulary_losses_agree_with_the_cpu() -> None:
     random = torch.Generator().manual_seed(0)
-    inputs, weight, told = (torch.randn(*shape, generator=random) for shape in ((600, 32), (3000, 32), (600, 48)))
+    inputs, weight, teacher_inputs = (
+        torch.randn(*shape, generator=random) for shape in ((600, 32), (3000, 32), (600, 48))
+    )
     teacher_weight, labels = torch.randn(3000, 48, generator=random), torch.randint(3000, (90,), generator=random)
-    found = {}
+    outputs = {}
     for name in ("cpu", "cuda"):
-        own = [tensor.to(name).requires_grad_() for tensor in (inputs, weight)]
+        leaves = [tensor.to(name).requires_grad_() for tensor in (inputs, weight)]
         total, terms = vocabulary_loss(
-            *own, None, TeacherHead(told.to(name), teacher_weight.to(name), None), labels.to(name), temperature=2.0,
-            term_scales={"kl": 5.0, "mlm": 2.0},
+            *leaves, None, TeacherHead(teacher_inputs.to(name), teacher_weight.to(name), None), labels.to(name),
+            temperature=2.0, term_scales={"kl": 5.0, "mlm": 2.0},
         )  # fmt: skip
-        gradients = torch.autograd.grad(total, own)
-        found[name] = [value.detach().cpu() for value in (*terms.values(), *gradients)]
-    for ours, theirs in zip(found["cuda"], found["cpu"], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        gradients = torch.autograd.grad(total, leaves)
+        outputs[name] = [value.detach().cpu() for value in (*terms.values(), *gradients)]
+    for gpu_value, cpu_value in zip(outputs["cuda"], outputs["cpu"], strict=True):
+        torch.testing.assert_close(gpu_value, cpu_value, rtol=1e-3, atol=1e-4)

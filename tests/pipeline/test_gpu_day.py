@@ -132,10 +132,10 @@ def test_attention_is_left_out_of_what_is_compiled() -> None:
     torch._dynamo.reset()
     counted = testing.CompileCounter()
     with gpu_step.attention_apart(), torch.no_grad():
-        found = torch.compile(encoder, backend=counted)(input_ids=tokens).last_hidden_state
+        hidden = torch.compile(encoder, backend=counted)(input_ids=tokens).last_hidden_state
     assert counted.frame_count >= 2, "what comes before attention, and what comes after"
     with torch.no_grad():
-        torch.testing.assert_close(found, encoder(input_ids=tokens).last_hidden_state)
+        torch.testing.assert_close(hidden, encoder(input_ids=tokens).last_hidden_state)
 
 
 def test_the_ways_of_a_step_are_measured(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,21 +154,21 @@ def small_glue(folder: Path, labels: list[int]) -> Path:
 def test_bad_input_is_told_in_one_line_and_nothing_is_written(
     change: list[str], parts: list[str], recipe_file: Path, tmp_path: Path, teacher: Path, call: Call
 ) -> None:
-    places = {
+    paths = {
         "empty": tmp_path / "empty.txt",
         "mismatched": tmp_path / "mismatched",
         "labels": small_glue(tmp_path / "bad", [0, 1, 7]),
         "data": small_glue(tmp_path / "good", [0, 1, 1]),
         "other": tmp_path / "other",
     }
-    places["empty"].touch()
-    places["other"].mkdir()
-    (places["other"] / "thesis.tex").touch()
-    mismatched_teacher(teacher, places["mismatched"])
+    paths["empty"].touch()
+    paths["other"].mkdir()
+    (paths["other"] / "thesis.tex").touch()
+    mismatched_teacher(teacher, paths["mismatched"])
     before = sorted(tmp_path.rglob("*"))
     output = [] if "--output" in change else ["--output", str(tmp_path / "run")]
     arguments = ["replicate", str(recipe_file), *output]
-    code, out, err = call(*arguments, *(word.format(**places) for word in change))
+    code, out, err = call(*arguments, *(word.format(**paths) for word in change))
     lines = err.strip().splitlines()
     assert code == 2 and len(lines) == 1 and lines[0].startswith("error: "), (out, err)
     for part in parts:
@@ -186,12 +186,12 @@ def mismatched_teacher(source: Path, target: Path) -> None:
 def test_a_changed_text_is_another_experiment(
     recipe_file: Path, recipe_text: str, corpus: Path, tmp_path: Path, call: Call
 ) -> None:
-    own = tmp_path / "corpus"
-    shutil.copytree(corpus, own)
-    recipe_file.write_text(recipe_text.replace(str(corpus), str(own)))
+    corpus_copy = tmp_path / "corpus"
+    shutil.copytree(corpus, corpus_copy)
+    recipe_file.write_text(recipe_text.replace(str(corpus), str(corpus_copy)))
     code, out, _ = call("prepare", recipe_file, "--output", tmp_path / "run")
     assert code == 0 and "prepare:" in out and "precision:" not in out, "nothing is computed in it"
-    (own / "train.txt").write_text((own / "train.txt").read_text() + "\n\nOne more text.")
+    (corpus_copy / "train.txt").write_text((corpus_copy / "train.txt").read_text() + "\n\nOne more text.")
     code, _, err = call("prepare", recipe_file, "--output", tmp_path / "run")
     assert code == 2 and "data changed" in err and "(corpus: " in err
 

@@ -63,16 +63,16 @@ def first(examples: Examples, count: int) -> Examples:
 def gold_logits(features: Features) -> list[NDArray[np.float32]]:
     """1 at the first and at the last token of the answer, or at [CLS] in windows without it; 0 elsewhere."""
     logits = [np.zeros((length, 2), dtype=np.float32) for length in features.lengths]
-    for own, label in zip(logits, features.labels, strict=True):
-        own[label, [0, 1]] = 1
+    for window_logits, label in zip(logits, features.labels, strict=True):
+        window_logits[label, [0, 1]] = 1
     return logits
 
 
 def test_real_answers_are_found_in_some_window(data: Path, bert_tokenizer: PreTrainedTokenizerFast) -> None:
     examples = squad("train", data, 3000)
     features = encode(examples, bert_tokenizer, 384)
-    found = np.unique(features.example[features.labels[:, 1] > 0])
-    assert len(found) >= 0.999 * len(examples)
+    answered = np.unique(features.example[features.labels[:, 1] > 0])
+    assert len(answered) >= 0.999 * len(examples)
 
 
 def test_gold_logits_give_the_answers_of_squad(data: Path, bert_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -126,8 +126,8 @@ def test_scores_of_real_answers_are_those_of_the_official_rules(
     golds = [answer["text"] for answer in examples.columns["answers"]]
     dataset = [{"id": i, "answers": gold} for i, gold in zip(examples.columns["id"], golds, strict=True)]
     official = official_scores(dataset, dict(zip(examples.columns["id"], predictions.words, strict=True)))
-    ours = {name: 100 * value for name, (value, _) in score(examples, predictions, seed=0).items()}
-    assert ours == pytest.approx(official, abs=1e-9)
+    scores = {name: 100 * value for name, (value, _) in score(examples, predictions, seed=0).items()}
+    assert scores == pytest.approx(official, abs=1e-9)
     assert 5 < official["exact_match"] < official["f1"] < 95
 
 

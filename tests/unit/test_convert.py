@@ -142,9 +142,9 @@ def test_shards_become_one_file(old: Path, tmp_path: Path) -> None:
     before = weights(old)
     names = sorted(before)
     shards = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
-    for file, own in shards.items():
-        torch.save({name: before[name].clone() for name in own}, old / file)
-    index = {"weight_map": {name: file for file, own in shards.items() for name in own}}
+    for file, shard in shards.items():
+        torch.save({name: before[name].clone() for name in shard}, old / file)
+    index = {"weight_map": {name: file for file, shard in shards.items() for name in shard}}
     (old / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     (old / "pytorch_model.bin").unlink()
     convert(old, tmp_path / "new")

@@ -204,7 +204,7 @@ def test_in_a_browser_entities_are_marked_where_python_finds_them(tokenizer: Any
         model.classifier.bias -= model(**tokenizer(text, return_tensors="pt")).logits[0].mean(0)
     save_model(model, tokenizer, tmp_path / "torch")
     export(tmp_path / "torch", tmp_path / "model")
-    found = [(one["label"], one["text"]) for one in load(tmp_path / "model").predict(text)[0]["entities"]]
+    entities = [(one["label"], one["text"]) for one in load(tmp_path / "model").predict(text)[0]["entities"]]
     folder = demo(tmp_path / "model", tmp_path / "new", examples=[text], offline_assets=NODE)
     with shown(folder, tmp_path / "profile") as page:
         page.value(
@@ -215,6 +215,6 @@ def test_in_a_browser_entities_are_marked_where_python_finds_them(tokenizer: Any
         marks = page.value(
             "[...document.querySelectorAll('mark')].map(e => [e.querySelector('.kind').textContent, e.firstChild.data])"
         )
-        assert [tuple(mark) for mark in marks] == found and len(found) > 2
+        assert [tuple(mark) for mark in marks] == entities and len(entities) > 2
         assert page.value("document.querySelector('.context').textContent.length") >= len(text)
         assert page.logged() == []

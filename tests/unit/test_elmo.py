@@ -129,14 +129,14 @@ def test_windows_of_a_context_are_words_with_the_answer_among_them():
     features = encode(examples, elmo_tokenizer(), 12)
     assert features.offsets is not None and len(features) > 2
     assert all(ids.shape == (length, 50) for ids, length in zip(features.input_ids, features.lengths, strict=True))
-    found = {0: set(), 1: set()}
+    answers = {0: set(), 1: set()}
     for window in range(len(features)):
         first, last = features.labels[window]
         if (first, last) != (0, 0):
             context = examples.columns["context"][0]
             begin, end = features.offsets[window][first, 0], features.offsets[window][last, 1]
-            found[int(features.example[window])].add(context[begin:end])
-    assert found == {0: {"Gustave Eiffel"}, 1: {"1889"}}
+            answers[int(features.example[window])].add(context[begin:end])
+    assert answers == {0: {"Gustave Eiffel"}, 1: {"1889"}}
 
 
 # --- The task model ---
@@ -179,21 +179,21 @@ def test_the_texts_of_a_pair_are_read_one_by_one():
     model = scrambled(ElmoModel(ElmoConfig(**SIZES)))
     tokenizer = elmo_tokenizer()
     both = model(**tokenizer("The old tower", "was built", return_tensors="pt")).last_hidden_state[0]
-    for text, own in (("The old tower", both[:3]), ("was built", both[3:])):
+    for text, expected in (("The old tower", both[:3]), ("was built", both[3:])):
         alone = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
-        torch.testing.assert_close(alone, own)
+        torch.testing.assert_close(alone, expected)
 
 
 @torch.no_grad()
 def test_attention_takes_from_the_other_text_alone():
     hidden = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [3.0, 1.0]], [[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]])
     members = torch.tensor([[[1, 1, 0], [0, 0, 1]], [[1, 1, 0], [0, 0, 0]]]).bool()
-    found = PairReader(ElmoConfig(hidden_size=2)).eval()(hidden, members)
-    torch.testing.assert_close(found[:, :, :2], hidden)
+    output = PairReader(ElmoConfig(hidden_size=2)).eval()(hidden, members)
+    torch.testing.assert_close(output[:, :, :2], hidden)
     first = float(1 / (1 + np.exp(-1.0)))  # its products with the two words of the other text are 3 and 2
     expected = torch.tensor([[3.0, 1.0], [3.0, 1.0], [first, 2 * (1 - first)]])
-    torch.testing.assert_close(found[0, :, 2:], expected)
-    assert not found[1, :, 2:].any()
+    torch.testing.assert_close(output[0, :, 2:], expected)
+    assert not output[1, :, 2:].any()
 
 
 @torch.no_grad()

@@ -103,32 +103,32 @@ def test_every_answer_can_be_cut_out_of_some_window(
     features = encode(examples, tokenizer if family == "wordpiece" else byte_tokenizer, max_length)
     assert features.offsets is not None
     assert features.lengths.max() <= max_length
-    found = set()
+    labelled = set()
     for example, (first, last), offsets in zip(features.example, features.labels, features.offsets, strict=True):
         if (first, last) == (0, 0):
             continue
         begin, end = offsets[first, 0], offsets[last, 1]
         assert offsets[first : last + 1].min() >= 0, "only tokens of the context are labelled"
         assert examples.columns["context"][example][begin:end] == HARD[example][2]
-        found.add(int(example))
+        labelled.add(int(example))
     # A window of 16 holds 6 context tokens, one of 8 holds 2 or 3: long answers are in none of them.
     if max_length >= 40:
-        assert found == set(range(len(HARD)))
+        assert labelled == set(range(len(HARD)))
 
 
 def answers_from_gold(examples: Examples, features: Features) -> list[str | None]:
     """The best answer of each example if the model is sure of the labels; None where no window has the answer."""
     assert features.offsets is not None
-    found: list[str | None] = []
+    answers: list[str | None] = []
     for example in range(len(examples)):
         windows = np.flatnonzero(features.example == example)
         logits = [np.zeros((features.lengths[window], 2), dtype=np.float32) for window in windows]
-        for window, own in zip(windows, logits, strict=True):
-            own[features.labels[window], [0, 1]] = 1
+        for window, window_logits in zip(windows, logits, strict=True):
+            window_logits[features.labels[window], [0, 1]] = 1
         context = examples.columns["context"][example]
         best = best_answers(logits, [features.offsets[window] for window in windows], context)[0]
-        found.append(best.text if features.labels[windows].any() else None)
-    return found
+        answers.append(best.text if features.labels[windows].any() else None)
+    return answers
 
 
 PIECES = [
@@ -172,12 +172,12 @@ def test_any_answer_comes_back_from_its_labels(
          "answers": [{"text": [answer], "answer_start": [begin]}]}, 1,
     )  # fmt: skip
     features = encode(examples, chosen, max_length)
-    (found,) = answers_from_gold(examples, features)
-    assert found in (context[whole_begin:whole_end], None)
+    (best_answer,) = answers_from_gold(examples, features)
+    assert best_answer in (context[whole_begin:whole_end], None)
     # Windows share `stride` tokens, so that any stride + 1 tokens in a row are together in one of them.
     room = max_length - chosen.num_special_tokens_to_add(pair=True)
     stride = min(doc_stride, (room - min(64, room // 2)) // 2)
-    assert found is not None or len(touching) > stride + 1
+    assert best_answer is not None or len(touching) > stride + 1
     # A window without a label lacks a character of the answer that has a token.
     assert features.offsets is not None
     needed = {place for b, e in touching for place in range(b, e)}
@@ -223,8 +223,8 @@ def test_an_answer_that_a_window_cuts_is_labelled_where_it_is_whole(tokenizer: A
     def labels(first: int, last: int) -> list[list[int]]:
         answers = [{"text": [context[4 * first : 4 * last + 3]], "answer_start": [4 * first]}]
         columns = {"id": ["a"], "question": ["it"], "context": [context], "answers": answers}
-        found: list[list[int]] = encode(Examples(task, "train", columns, 1), tokenizer, 12).labels.tolist()
-        return found
+        positions: list[list[int]] = encode(Examples(task, "train", columns, 1), tokenizer, 12).labels.tolist()
+        return positions
 
     # The windows hold the words 0-7, 6-13 and 12-15, behind three other tokens.
     assert labels(0, 7) == [[3, 10], [0, 0], [0, 0]]
@@ -323,24 +323,24 @@ def test_predictions_do_not_depend_on_batching(task: str, tokenizer: Any) -> Non
     # and they are the model's own, in the order of the examples
     texts, second = pairs(20, task).columns["text"], pairs(20, task).columns["text_pair"]
     with torch.no_grad():
-        own = [model(**tokenizer(a, b, return_tensors="pt")).logits[0] for a, b in zip(texts, second, strict=True)]
-    np.testing.assert_allclose(whole, torch.stack(own).numpy(), atol=1e-5)
+        expected = [model(**tokenizer(a, b, return_tensors="pt")).logits[0] for a, b in zip(texts, second, strict=True)]
+    np.testing.assert_allclose(whole, torch.stack(expected).numpy(), atol=1e-5)
 
 
 def test_batches_are_as_large_as_the_back_end_computes_quickest(tokenizer: Any) -> None:
     class Shapes:
         name, token_types, token_budget = "shapes", False, 60
-        found: ClassVar[list[tuple[int, ...]]] = []
+        input_shapes: ClassVar[list[tuple[int, ...]]] = []
 
         def __call__(self, inputs: Any) -> Any:
-            self.found.append(inputs["input_ids"].shape)
+            self.input_shapes.append(inputs["input_ids"].shape)
             return np.zeros((len(inputs["input_ids"]), 2), np.float32)
 
     features = encode(pairs(20, "rte"), tokenizer, 128)
     predict(Shapes(), features, pad_token_id=0)
-    assert sum(rows for rows, _ in Shapes.found) == 20
-    assert all(rows == 1 or rows * length <= 60 for rows, length in Shapes.found)
-    assert max(rows for rows, _ in Shapes.found) > 1
+    assert sum(rows for rows, _ in Shapes.input_shapes) == 20
+    assert all(rows == 1 or rows * length <= 60 for rows, length in Shapes.input_shapes)
+    assert max(rows for rows, _ in Shapes.input_shapes) > 1
     assert [token_budget(threads) for threads in (1, 2, 64)] == [TOKENS_A_THREAD, 2 * TOKENS_A_THREAD, MOST_TOKENS]
 
 
@@ -401,14 +401,14 @@ def test_rows_of_different_lengths_lie_in_one_array() -> None:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_texts_and_pairs_are_cut_as_transformers_does(tokenizer: PreTrainedTokenizerFast, side: str) -> None:
-    own = copy.deepcopy(tokenizer)
-    own.truncation_side = side
-    own("another call", truncation=False, padding="max_length", max_length=40)
+    tokenizer_copy = copy.deepcopy(tokenizer)
+    tokenizer_copy.truncation_side = side
+    tokenizer_copy("another call", truncation=False, padding="max_length", max_length=40)
     texts = ["short", TEXT, "", "\u4e00 [MASK] <unk>", TEXT * 2]
     for name, pairs in (("sst2", None), ("rte", [TEXT, "short", TEXT, "", "a pair"])):
         columns = {"text": texts, "label": [0] * 5} | ({"text_pair": pairs} if pairs else {})
-        features = encode(Examples(TASKS[name], "train", columns, 5), own, 12)
-        whole = own(texts, pairs, truncation=True, max_length=12)
+        features = encode(Examples(TASKS[name], "train", columns, 5), tokenizer_copy, 12)
+        whole = tokenizer_copy(texts, pairs, truncation=True, max_length=12)
         assert [ids.tolist() for ids in features.input_ids] == whole["input_ids"]
         assert [types.tolist() for types in features.token_type_ids] == whole["token_type_ids"]
         assert features.cut == sum(bool(each.overflowing) for each in whole.encodings) > 0

@@ -55,8 +55,10 @@ def torchs(folder: Path, inputs: ModelInputs) -> NDArray[np.float32]:
     """What plain transformers says."""
     model = load_model(folder, head_of(folder, load_config(folder))).eval()
     with torch.inference_mode():
-        found = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-    return np.asarray(found.logits if "logits" in found else torch.stack((found.start_logits, found.end_logits), -1))
+        output = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    return np.asarray(
+        output.logits if "logits" in output else torch.stack((output.start_logits, output.end_logits), -1)
+    )
 
 
 def traced_as(made: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,9 +77,9 @@ def test_random_shapes_give_torchs_logits(
     assert runtime.token_types == (model_type == "bert")
     for shape in SHAPES if head == "classification" else SHAPES[:30]:  # what is before the head is the same
         inputs = random_inputs(shape, token_types=runtime.token_types)
-        ours, theirs = runtime(inputs), torchs(task_model(model_type, head), inputs)
-        assert ours.dtype == np.float32 and ours.shape == theirs.shape
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        logits, torch_logits = runtime(inputs), torchs(task_model(model_type, head), inputs)
+        assert logits.dtype == np.float32 and logits.shape == torch_logits.shape
+        np.testing.assert_allclose(logits, torch_logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("model_type", ["roberta", "camembert", "electra", "mpnet", "modernbert"])
@@ -118,9 +120,9 @@ def test_onnx_runtime_finds_every_fusion(exported: Maker, tmp_path: Path) -> Non
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
     file = exported("distilbert", "classification") / "onnx/model.onnx"
     onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
-    assert (found["MultiHeadAttention"], found["BiasGelu"], found["SkipLayerNormalization"]) == (2, 2, 4)
-    assert found["Softmax"] == found["Gelu"] == found["Erf"] == 0
+    op_counts = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert (op_counts["MultiHeadAttention"], op_counts["BiasGelu"], op_counts["SkipLayerNormalization"]) == (2, 2, 4)
+    assert op_counts["Softmax"] == op_counts["Gelu"] == op_counts["Erf"] == 0
 
 
 def test_names_are_those_of_the_modules_and_no_path_is_left_in_the_file(exported: Maker) -> None:

@@ -96,8 +96,8 @@ def prepared(recipe: Recipe, task: str, encoder: Path, soft_targets: SoftTargetS
 
 
 def facts(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = atomic.read_json(folder / TRAINING_FACTS)
-    return found
+    content: dict[str, Any] = atomic.read_json(folder / TRAINING_FACTS)
+    return content
 
 
 def steps_logged(folder: Path) -> list[dict[str, Any]]:
@@ -121,10 +121,10 @@ def test_small_sets_are_gone_through_more_often() -> None:
 
 def test_it_learns_and_tells_what_it_did(data: Path, encoder: Path, tmp_path: Path) -> None:
     finetuned(recipe(data), "cola", encoder, tmp_path / "model", seed=0)
-    found = facts(tmp_path / "model")
-    assert found["steps"] == 32 and found["train_examples"] == found["train_examples_total"] * 64 // 8551
-    assert found["loss_without_learning"] == pytest.approx(np.log(2))
-    assert found["loss"] < 0.75 * np.log(2)
+    record = facts(tmp_path / "model")
+    assert record["steps"] == 32 and record["train_examples"] == record["train_examples_total"] * 64 // 8551
+    assert record["loss_without_learning"] == pytest.approx(np.log(2))
+    assert record["loss"] < 0.75 * np.log(2)
     model = load_model(tmp_path / "model", "classification", require_head=True)
     assert model.config.id2label == {0: "unacceptable", 1: "acceptable"}
     assert model.get_input_embeddings().num_embeddings == model.config.vocab_size
@@ -147,10 +147,10 @@ def test_an_epoch_is_chosen_by_the_examples_that_the_recipe_names(
     monkeypatch.setattr(trainer, "selection_score", lambda training: next(scores))
     settings = recipe(data, select=select)
     finetuned(settings, "cola", encoder, tmp_path / "chosen", seed=0)
-    found = facts(tmp_path / "chosen")["selected"]
+    selected = facts(tmp_path / "chosen")["selected"]
     train = 64 if select == "reported" else 64 - 6
     steps = 4 * -(-train // 8)
-    assert found == {
+    assert selected == {
         "by": select, "score": 0.7, "step": steps // 2, "epoch": 2.0,
         "examples": 30 if select == "reported" else 6,
     }  # fmt: skip
@@ -174,9 +174,9 @@ def test_an_epoch_is_chosen_by_the_examples_that_the_recipe_names(
 def test_learning_rates_are_chosen_among_by_held_out_examples(data: Path, encoder: Path, tmp_path: Path) -> None:
     settings = recipe(data, select="heldout", learning_rates=(1e-7, 3e-3))
     finetuned(settings, "cola", encoder, tmp_path / "model", seed=0)
-    found = facts(tmp_path / "model")
-    assert found["learning_rate"] == 3e-3 and found["learning_rates"].keys() == {"1e-07", "0.003"}
-    assert found["learning_rates"]["0.003"] == found["selected"]["score"] > found["learning_rates"]["1e-07"]
+    record = facts(tmp_path / "model")
+    assert record["learning_rate"] == 3e-3 and record["learning_rates"].keys() == {"1e-07", "0.003"}
+    assert record["learning_rates"]["0.003"] == record["selected"]["score"] > record["learning_rates"]["1e-07"]
     assert [path.name for path in (tmp_path / "model").iterdir() if path.is_dir()] == []
 
 
@@ -242,9 +242,9 @@ def test_the_padding_token_may_be_any_and_never_changes_what_is_learned(
     other.add_special_tokens({"pad_token": "[FILL]"})
     assert (tokenizer.pad_token_id, other.pad_token_id) == (0, len(tokenizer))
     distillation = TaskDistillation(hidden=1.0)
-    for name, own in (("usual", tokenizer), ("last", other)):
+    for name, variant in (("usual", tokenizer), ("last", other)):
         folder = tmp_path / name
-        save_model(model, own, folder / "encoder")
+        save_model(model, variant, folder / "encoder")
         settings = recipe(data, epochs=1.0, select="heldout", distillation=distillation)
         folders = [folder / "teacher"]
         finetuned(settings, "cola", folder / "encoder", folders[0], row="teacher", seed=0)
@@ -261,8 +261,10 @@ def test_the_padding_token_may_be_any_and_never_changes_what_is_learned(
 def test_copies_of_published_examples_may_be_as_empty_as_those(data: Path, tmp_path: Path) -> None:
     columns = {"idx": [3], "text": ["some cats"], "text_pair": [""], "label": [None]}
     write_examples(TASKS["stsb"], [Examples(TASKS["stsb"], "train", columns, 1)], tmp_path / "copies.parquet")
-    found, labelled = training_examples(recipe(data), TASKS["stsb"], augmented=tmp_path / "copies.parquet", soft=True)
-    assert (labelled, len(found)) == (64, 65) and found.columns["text_pair"][64] == ""
+    examples, labelled = training_examples(
+        recipe(data), TASKS["stsb"], augmented=tmp_path / "copies.parquet", soft=True
+    )
+    assert (labelled, len(examples)) == (64, 65) and examples.columns["text_pair"][64] == ""
 
 
 def test_targets_belong_to_their_examples(data: Path, encoder: Path, tmp_path: Path) -> None:
@@ -323,6 +325,8 @@ def test_rows_that_learn_from_teachers_may_have_larger_batches(data: Path, encod
     finetuned(settings, "cola", encoder, tmp_path / "plain", row="student", seed=1)
     finetuned(settings, "cola", encoder, tmp_path / "d", row="student (D)", seed=1, soft_targets=source)
     assert [facts(tmp_path / name)["steps"] for name in ("plain", "d")] == [8, 2], "of 64 examples"
-    own = toml.from_dict({"finetune": {"override": {"cola": {"distillation": {"batch_size": 7}}}}}, "here").finetune
-    sizes = [own.settings(task, is_distilled=True).optimization.batch_size for task in ("cola", "mrpc")]
-    assert sizes == [7, own.optimization.batch_size] and own.settings("cola").optimization.batch_size == sizes[1]
+    section = toml.from_dict({"finetune": {"override": {"cola": {"distillation": {"batch_size": 7}}}}}, "here").finetune
+    sizes = [section.settings(task, is_distilled=True).optimization.batch_size for task in ("cola", "mrpc")]
+    assert (
+        sizes == [7, section.optimization.batch_size] and section.settings("cola").optimization.batch_size == sizes[1]
+    )

@@ -70,19 +70,19 @@ def recipe(data: Path, task: str = "cola", **distillation: Any) -> Recipe:
 
 
 def texts_of(recipe: Recipe, task: str = "cola") -> list[tuple[str, ...]]:
-    found = further_texts(recipe, TASKS[task])
-    assert found is not None and found.columns["label"] == [None] * len(found)
-    return found.texts
+    examples = further_texts(recipe, TASKS[task])
+    assert examples is not None and examples.columns["label"] == [None] * len(examples)
+    return examples.texts
 
 
 def test_train_texts_of_other_tasks_and_sentences_are_read_but_nothing_scored(data: Path) -> None:
     """`some cats` is a train text of SST-2 and a scored one of CoLA; `the lake` is CoLA's own."""
     texts = texts_of(recipe(data, unlabelled=["task:sst2", "task:rte", "corpus"]))
     assert texts == [("the tower",), ("Paris",), (SENTENCE,)]
-    told = notices.all_notices()
-    assert any(line.startswith("task:sst2: 1 of 2 texts are used; left out: 1 that are scored") for line in told)
+    lines = notices.all_notices()
+    assert any(line.startswith("task:sst2: 1 of 2 texts are used; left out: 1 that are scored") for line in lines)
     assert any(
-        line.startswith("task:rte: 1 of 2 texts are used; left out: 1 that are empty, repeated") for line in told
+        line.startswith("task:rte: 1 of 2 texts are used; left out: 1 that are empty, repeated") for line in lines
     )
     assert texts_of(recipe(data, "rte", unlabelled="task:mrpc"), "rte") == [("people came", "people went")]
     assert texts_of(recipe(data, unlabelled="task:squad"))[0] == ("what is a large city",)

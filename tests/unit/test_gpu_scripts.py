@@ -103,7 +103,7 @@ def test_a_damaged_piece_is_refused(packed: Path, tmp_path: Path) -> None:
 
 
 def test_wheels_are_those_that_an_image_lacks() -> None:
-    found = [line.split("==")[0] for line in gpu_pack.needed(gpu_pack.PRESENT)]
-    assert "pydantic" in found and "pydantic-core" in found
-    assert not {"torch", "numpy", "transformers"} & set(found)
+    wheels = [line.split("==")[0] for line in gpu_pack.needed(gpu_pack.PRESENT)]
+    assert "pydantic" in wheels and "pydantic-core" in wheels
+    assert not {"torch", "numpy", "transformers"} & set(wheels)
     assert "torch" in [line.split("==")[0] for line in gpu_pack.needed([])]

@@ -69,7 +69,7 @@ def put_weights(folder: Path, **changes: Tensor | None) -> None:
 
 
 QUERY, WORDS = "bert.encoder.layer.0.attention.self.query.weight", "bert.embeddings.word_embeddings.weight"
-PLACES = "give a folder with config.json and model.safetensors, a hub name (with network), or 'offline'"
+MODEL_SOURCES = "give a folder with config.json and model.safetensors, a hub name (with network), or 'offline'"
 PUBLISHED = "use the config.json that was published with the weights"
 TRAINED = "use the masked-LM checkpoint of that model (only the teacher 'offline' gets a new head)"
 COMPLETE = "use a complete model of that kind"
@@ -87,7 +87,7 @@ def a_pickle(folder: Path) -> None:
 WRONG_MODELS: dict[str, tuple[Head, Callable[[Path], object], str]] = {
     "no config": (
         "masked-lm", lambda folder: (folder / "config.json").unlink(),
-        f"model {{}}: expected a model folder or hub name, found no config.json in it; {PLACES}",
+        f"model {{}}: expected a model folder or hub name, found no config.json in it; {MODEL_SOURCES}",
     ),
     "another family": (
         "masked-lm", another_family,
@@ -219,8 +219,8 @@ def test_what_transformers_stumbles_over_is_told_with_the_file_and_a_cure(
     spoil(folder)
     with pytest.raises(UserError) as error:  # what was found is said in its words, which change
         load(folder)
-    told = error.value
-    assert (told.where, told.expected, told.fix) == (where.format(folder), expected, fix)
+    user_error = error.value
+    assert (user_error.where, user_error.expected, user_error.fix) == (where.format(folder), expected, fix)
 
 
 def test_a_missing_weight_is_an_error(folder: Path) -> None:
@@ -335,8 +335,8 @@ def test_heads_for_texts_and_for_words_are_not_mistaken_for_each_other(
     put(folder / "config.json", architectures=architectures)
     with pytest.raises(UserError) as error:
         load_model(folder, asked, require_head=True)
-    found = "no architecture" if architectures is None else architectures[0]
-    line = f"expected a model with the head of {asked}, found {found}; give a model of that kind"
+    architecture = "no architecture" if architectures is None else architectures[0]
+    line = f"expected a model with the head of {asked}, found {architecture}; give a model of that kind"
     assert str(error.value) == f"model {folder}: {line}"
 
 
@@ -474,8 +474,8 @@ def test_dropout_is_set_in_the_modules_and_not_in_the_config(folder: Path) -> No
 
 def dropouts(model: PreTrainedModel) -> tuple[set[float], set[float]]:
     """Which probabilities there are for hidden states, and which for attention weights."""
-    own = "attention.attn.dropout" if model.config.model_type == "mpnet" else "attention.dropout"
-    attention = [m for n, m in model.named_modules() if n.endswith(("attention.self.dropout", own))]
+    suffix = "attention.attn.dropout" if model.config.model_type == "mpnet" else "attention.dropout"
+    attention = [m for n, m in model.named_modules() if n.endswith(("attention.self.dropout", suffix))]
     hidden = [m for m in model.modules() if isinstance(m, nn.Dropout) and m not in attention]
     numbers = {m.attention_dropout for m in model.modules() if isinstance(getattr(m, "attention_dropout", None), float)}
     return {m.p for m in hidden}, numbers or {m.p for m in attention}

@@ -130,9 +130,9 @@ def test_plain_onnxruntime_gives_the_same_logits(exported: Maker, int8: Path, ki
 @pytest.mark.long
 def test_the_pipeline_of_transformers_answers_as_we_do(task_model: Maker) -> None:
     folder = task_model("distilbert", "classification")
-    theirs = pipeline("text-classification", model=str(folder))(TEXTS, top_k=None)
-    for scores, own in zip(theirs, load(folder).predict(TEXTS), strict=True):
-        assert {one["label"]: pytest.approx(one["score"], abs=1e-5) for one in scores} == own["scores"]
+    answers = pipeline("text-classification", model=str(folder))(TEXTS, top_k=None)
+    for scores, prediction in zip(answers, load(folder).predict(TEXTS), strict=True):
+        assert {one["label"]: pytest.approx(one["score"], abs=1e-5) for one in scores} == prediction["scores"]
 
 
 def in_node(folder: Path, task: str, inputs: list[list[object]]) -> list[list[dict[str, object]]]:
@@ -156,8 +156,8 @@ def in_node(folder: Path, task: str, inputs: list[list[object]]) -> list[list[di
 def test_transformers_js_answers_as_we_do(exported: Maker, int8: Path, kind: str) -> None:
     folder = int8 if kind == "int8" else exported("distilbert", "classification")
     (answers,) = in_node(folder, "text-classification", [[TEXTS, {"top_k": None}]])
-    for scores, own in zip(answers, load(folder).predict(TEXTS), strict=True):
-        assert {one["label"]: pytest.approx(one["score"], abs=2e-3) for one in scores} == own["scores"]  # type: ignore[index]
+    for scores, prediction in zip(answers, load(folder).predict(TEXTS), strict=True):
+        assert {one["label"]: pytest.approx(one["score"], abs=2e-3) for one in scores} == prediction["scores"]  # type: ignore[index]
 
 
 @pytest.mark.long
@@ -170,9 +170,9 @@ def test_transformers_js_reads_token_types_and_spans(exported: Maker) -> None:
 @pytest.mark.long
 def test_transformers_js_tags_words_as_transformers_does(task_model: Maker, exported: Maker) -> None:
     text = "Paris is the capital of France"
-    theirs = pipeline("token-classification", model=str(task_model("bert", "token-classification")))(text)
+    entities = pipeline("token-classification", model=str(task_model("bert", "token-classification")))(text)
     (answers,) = in_node(exported("bert", "token-classification"), "token-classification", [[text]])
-    expected = [(one["entity"], one["index"], pytest.approx(float(one["score"]), abs=1e-3)) for one in theirs]
+    expected = [(one["entity"], one["index"], pytest.approx(float(one["score"]), abs=1e-3)) for one in entities]
     assert [(one["entity"], one["index"], one["score"]) for one in answers] == expected
 
 
@@ -200,8 +200,8 @@ def test_optimum_answers_as_we_do(exported: Maker, family: str) -> None:
     command = [python, "-W", "ignore", "-c", OPTIMUM, str(folder), *TEXTS]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
-    for scores, own in zip(json.loads(done.stdout), load(folder).predict(TEXTS), strict=True):
-        assert {one["label"]: pytest.approx(one["score"], abs=1e-4) for one in scores} == own["scores"]
+    for scores, prediction in zip(json.loads(done.stdout), load(folder).predict(TEXTS), strict=True):
+        assert {one["label"]: pytest.approx(one["score"], abs=1e-4) for one in scores} == prediction["scores"]
 
 
 @pytest.mark.long
@@ -210,8 +210,8 @@ def test_sentence_transformers_reads_an_encoder_by_the_mean_of_its_tokens(tmp_pa
 
     model = tiny.scrambled(tiny.model("bert", **tiny.WIDER)).eval()
     save_model(model, tokenizer, tmp_path)
-    found = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
-    for text, embedding in zip(TEXTS, found, strict=True):
+    embeddings = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
+    for text, embedding in zip(TEXTS, embeddings, strict=True):
         with torch.inference_mode():
             hidden = model.base_model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         np.testing.assert_allclose(embedding, hidden.mean(0).numpy(), atol=1e-4)

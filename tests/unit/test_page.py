@@ -183,12 +183,12 @@ class Page(HTMLParser):
 
 
 def parsed(html: str) -> Page:
-    found = Page()
-    found.feed(html)
-    found.close()
-    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    parser = Page()
+    parser.feed(html)
+    parser.close()
+    ids = [attributes["id"] for _, attributes in parser.tags if "id" in attributes]
     assert len(ids) == len(set(ids)), f"ids that are there twice: {sorted(str(i) for i in ids if ids.count(i) > 1)}"
-    return found
+    return parser
 
 
 @pytest.fixture(scope="module")

@@ -89,8 +89,8 @@ def test_answers_are_pieces_of_their_context_found_over_all_windows(
     inside = np.array([name == 1 for name in encoded.sequence_ids(0)])
     model = load_model(task_model("distilbert", "span"), "span").eval()
     with torch.inference_mode():
-        found = model(input_ids=encoded["input_ids"])
-    logits = torch.stack((found.start_logits[0], found.end_logits[0]), -1).numpy()
+        output = model(input_ids=encoded["input_ids"])
+    logits = torch.stack((output.start_logits[0], output.end_logits[0]), -1).numpy()
     offsets = np.where(inside[:, None], encoded["offset_mapping"][0].numpy(), -1)
     best = best_answers([logits], [offsets], "It lies on the Seine.")[0]
     chance = np.exp(best.score) / np.exp(logits[inside].astype(np.float64)).sum(0).prod()
@@ -99,9 +99,10 @@ def test_answers_are_pieces_of_their_context_found_over_all_windows(
 
 
 def test_both_forms_give_the_same_answers(task_model: Maker, exported: Maker) -> None:
-    ours, theirs = (load(folder("bert", "span"), threads=1) for folder in (task_model, exported))
+    torch_predictor, onnx_predictor = (load(folder("bert", "span"), threads=1) for folder in (task_model, exported))
     for one, other in zip(
-        *(p.predict(["Where is it?", "Who?"], [CONTEXT, CONTEXT]) for p in (ours, theirs)), strict=True
+        *(p.predict(["Where is it?", "Who?"], [CONTEXT, CONTEXT]) for p in (torch_predictor, onnx_predictor)),
+        strict=True,
     ):
         assert (one["answer"], one["start"], one["end"]) == (other["answer"], other["start"], other["end"])
         assert one["score"] == pytest.approx(other["score"], rel=1e-3)

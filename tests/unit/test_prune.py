@@ -74,20 +74,20 @@ def logits(model: PreTrainedModel) -> Tensor:
 
 
 def masks(kept: tuple[tuple[int, ...], ...], count: int) -> list[Tensor]:
-    return [torch.zeros(1, count).index_fill(1, torch.tensor(places), 1.0) for places in kept]
+    return [torch.zeros(1, count).index_fill(1, torch.tensor(indices), 1.0) for indices in kept]
 
 
 def by_rank(model: PreTrainedModel) -> Importance:
     """Of all heads and neurons of a layer, the earlier the more important; every layer and weight alike."""
     layers = parts_of(model)
-    heads = [torch.arange(own.heads, 0, -1) * 4.0 * own.head_size for own in layers]
-    neurons = [torch.arange(own.neurons, 0, -1) * 2.0 for own in layers]
+    heads = [torch.arange(layer.heads, 0, -1) * 4.0 * layer.head_size for layer in layers]
+    neurons = [torch.arange(layer.neurons, 0, -1) * 2.0 for layer in layers]
     return Importance(heads, neurons, torch.arange(len(layers), 0.0, -1))
 
 
 def hard(model: PreTrainedModel, batch: Batch) -> Tensor:
-    found = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    return F.cross_entropy(found.logits, batch["labels"])
+    output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    return F.cross_entropy(output.logits, batch["labels"])
 
 
 def labelled() -> Batch:
@@ -125,7 +125,7 @@ def test_a_pruned_model_trains_with_quick_dropout(family) -> None:
     pruned.keep(model, KEPT_HEADS, KEPT_NEURONS)
     with quick_dropout(model), first_token_only(model):
         hard(model, labelled()).backward()
-    assert all(own.query.weight.grad.abs().sum() > 0 for own in parts_of(model))
+    assert all(layer.query.weight.grad.abs().sum() > 0 for layer in parts_of(model))
 
 
 @EVERY_FAMILY
@@ -155,8 +155,8 @@ def test_a_pruned_encoder_gets_a_new_head_as_any_other(tmp_path: Path, tokenizer
     pruned.keep(model, KEPT_HEADS, KEPT_NEURONS)
     save_model(model, tokenizer, tmp_path)
     loaded = load_model(tmp_path, "classification", labels=("no", "yes")).eval()
-    theirs = model.base_model.state_dict()
-    assert all(torch.equal(value, theirs[key]) for key, value in loaded.base_model.state_dict().items())
+    encoder_weights = model.base_model.state_dict()
+    assert all(torch.equal(value, encoder_weights[key]) for key, value in loaded.base_model.state_dict().items())
     assert logits(loaded).shape == (3, 2)
 
 
@@ -184,7 +184,7 @@ def test_a_pruned_folder_that_lacks_a_weight_is_refused(tmp_path: Path, tokenize
 
 
 @pytest.mark.parametrize(
-    "told",
+    "shapes",
     [
         {"heads": [2, 1], "intermediate": [24, 8, 8]},
         {"heads": [2, 1, 5], "intermediate": [24, 8, 8]},
@@ -193,11 +193,11 @@ def test_a_pruned_folder_that_lacks_a_weight_is_refused(tmp_path: Path, tokenize
         [2, 1, 4],
     ],
 )
-def test_shapes_that_cannot_be_are_refused(told, tmp_path: Path, tokenizer) -> None:
+def test_shapes_that_cannot_be_are_refused(shapes, tmp_path: Path, tokenizer) -> None:
     model = scrambled("bert")
     save_model(model, tokenizer, tmp_path)
     settings = atomic.read_json(tmp_path / "config.json")
-    atomic.write_json(tmp_path / "config.json", settings | {"pruned": told})
+    atomic.write_json(tmp_path / "config.json", settings | {"pruned": shapes})
     with pytest.raises(UserError, match=r"config\.json: pruned\.(heads|intermediate): expected 3 numbers from 1 to"):
         load_model(tmp_path, "classification")
 
@@ -216,7 +216,7 @@ def test_a_model_with_no_weights_yet_can_be_given_shapes() -> None:
     with torch.device("meta"):
         model = new_model("bert", "classification")
     pruned.give_shapes(model, Shapes((1, 2, 3), (8, 16, 24)))
-    assert [(own.heads, own.neurons) for own in parts_of(model)] == [(1, 8), (2, 16), (3, 24)]
+    assert [(layer.heads, layer.neurons) for layer in parts_of(model)] == [(1, 8), (2, 16), (3, 24)]
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
@@ -242,27 +242,27 @@ def test_gradients_by_masks_are_those_of_single_examples(family) -> None:
     step = 1e-3
     model.double()
     for row in range(3):
-        own = {name: value[row : row + 1] for name, value in batch.items()}
+        example = {name: value[row : row + 1] for name, value in batch.items()}
 
-        def loss(head: float = 1.0, neuron: float = 1.0, layer: float = 1.0, own: Batch = own) -> float:
+        def loss(head: float = 1.0, neuron: float = 1.0, layer: float = 1.0, example: Batch = example) -> float:
             of_heads, of_neurons = (
                 [torch.ones(1, count, dtype=torch.float64) for _ in range(LAYERS)] for count in (HEADS, NEURONS)
             )
             of_heads[1][0, 2], of_neurons[2][0, 5] = head, neuron
             of_layers = [torch.ones(1, dtype=torch.float64), torch.full((1,), layer, dtype=torch.float64)]
             with torch.no_grad(), masked(model, of_heads, of_neurons, of_layers):
-                return float(hard(model, own))
+                return float(hard(model, example))
 
-        for name, found in (("head", heads[1][row, 2]), ("neuron", neurons[2][row, 5]), ("layer", layers[1][row])):
+        for name, gradient in (("head", heads[1][row, 2]), ("neuron", neurons[2][row, 5]), ("layer", layers[1][row])):
             slope = (loss(**{name: 1 + step}) - loss(**{name: 1 - step})) / (2 * step)
-            assert float(found) == pytest.approx(slope, rel=2e-3, abs=2e-4), name
+            assert float(gradient) == pytest.approx(slope, rel=2e-3, abs=2e-4), name
 
 
 def test_a_layer_masked_to_zero_is_a_layer_dropped() -> None:
     model = scrambled("bert")
     ones = [
-        [torch.ones(1, own.heads) for own in parts_of(model)],
-        [torch.ones(1, own.neurons) for own in parts_of(model)],
+        [torch.ones(1, layer.heads) for layer in parts_of(model)],
+        [torch.ones(1, layer.neurons) for layer in parts_of(model)],
     ]
     with masked(model, *ones, [torch.ones(1), torch.zeros(1), torch.ones(1)]):
         expected = logits(model)
@@ -275,24 +275,25 @@ def test_importance_is_a_mean_over_examples_however_they_are_batched() -> None:
     whole = head_and_neuron_importance(model, [batch], hard)
     parts = [{name: value[rows] for name, value in batch.items()} for rows in (slice(0, 1), slice(1, 3))]
     apart = head_and_neuron_importance(model, parts, hard)
-    for ours, theirs in zip((*whole.heads, *whole.neurons, whole.layers), (*apart.heads, *apart.neurons, apart.layers),
-                            strict=True):  # fmt: skip
-        torch.testing.assert_close(ours, theirs)
-    assert [len(own) for own in whole.heads] == [HEADS] * 3 and [len(own) for own in whole.neurons] == [NEURONS] * 3
+    for one, other in zip((*whole.heads, *whole.neurons, whole.layers), (*apart.heads, *apart.neurons, apart.layers),
+                          strict=True):  # fmt: skip
+        torch.testing.assert_close(one, other)
+    assert [len(layer) for layer in whole.heads] == [HEADS] * 3
+    assert [len(layer) for layer in whole.neurons] == [NEURONS] * 3
 
 
 def test_what_writes_nothing_is_not_important_and_what_is_important_goes_last() -> None:
     model = scrambled("bert")
-    own = parts_of(model)[1]
+    layer = parts_of(model)[1]
     with torch.no_grad():
-        own.attention_output.weight[:, 2 * SIZE : 3 * SIZE] = 0
-        own.outer.weight[:, 16:24] = 0
-    found = head_and_neuron_importance(model, [labelled()], hard)
-    assert (found.heads[1] == 0).tolist() == [False, False, True, False]
-    assert (found.neurons[1] == 0).nonzero().flatten().tolist() == list(range(16, 24))
+        layer.attention_output.weight[:, 2 * SIZE : 3 * SIZE] = 0
+        layer.outer.weight[:, 16:24] = 0
+    importance = head_and_neuron_importance(model, [labelled()], hard)
+    assert (importance.heads[1] == 0).tolist() == [False, False, True, False]
+    assert (importance.neurons[1] == 0).nonzero().flatten().tolist() == list(range(16, 24))
     before = logits(model)
     total = 3 * (HEADS * 4 * HIDDEN * SIZE + NEURONS * 2 * HIDDEN)
-    prune(model, found, keep=1 - (4 * HIDDEN * SIZE + 8 * 2 * HIDDEN) / total)
+    prune(model, importance, keep=1 - (4 * HIDDEN * SIZE + 8 * 2 * HIDDEN) / total)
     assert shapes_of(model.config) == Shapes((4, 3, 4), (48, 40, 48))
     torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5)
 
@@ -317,33 +318,33 @@ def test_examples_that_pull_in_opposite_directions_cancel_in_regression_only(kin
     def opposite(model: PreTrainedModel, batch: Batch) -> Tensor:
         return (model(**{name: batch[name] for name in inputs()}).logits[:, 0] * batch["sign"]).mean()
 
-    found = head_and_neuron_importance(model, [batch], opposite)
-    every = torch.cat([*found.heads, *found.neurons, found.layers])
+    importance = head_and_neuron_importance(model, [batch], opposite)
+    every = torch.cat([*importance.heads, *importance.neurons, importance.layers])
     assert (every < 1e-6).all() if kind == "regression" else (every > 1e-6).float().mean() > 0.9
 
 
 def test_spans_can_be_judged_too() -> None:
     model, batch = scrambled("distilbert", "span"), inputs() | {"start": torch.tensor([1, 2, 3])}
-    found = head_and_neuron_importance(
+    importance = head_and_neuron_importance(
         model, [batch], lambda m, b: F.cross_entropy(m(**{k: b[k] for k in inputs()}).start_logits, b["start"])
     )
-    assert all((own > 0).all() for own in found.heads) and (found.layers > 0).all()
+    assert all((layer > 0).all() for layer in importance.heads) and (importance.layers > 0).all()
 
 
 def test_where_nothing_matters_something_stays() -> None:
     model = scrambled("bert")
     nothing = Importance([torch.zeros(4)] * 3, [torch.zeros(48)] * 3, torch.zeros(3))
     kept = units_to_keep(model, nothing, keep=0.5)
-    assert all(kept.heads) and all(len(own) % 8 == 0 and own for own in kept.neurons)
+    assert all(kept.heads) and all(len(layer) % 8 == 0 and layer for layer in kept.neurons)
 
 
 def test_a_model_that_is_pruned_already_can_be_judged_and_pruned_again() -> None:
     model = scrambled("roberta")
     prune(model, by_rank(model), keep=0.6)
     first = shapes_of(model.config)
-    found = head_and_neuron_importance(model, [labelled()], hard)
-    assert tuple(len(own) for own in found.heads) == first.heads
-    prune(model, found, keep=0.6)
+    importance = head_and_neuron_importance(model, [labelled()], hard)
+    assert tuple(len(layer) for layer in importance.heads) == first.heads
+    prune(model, importance, keep=0.6)
     assert sum(shapes_of(model.config).intermediate) < sum(first.intermediate)
 
 
@@ -353,12 +354,12 @@ def test_heads_and_neurons_go_by_importance_for_their_cost() -> None:
     model = scrambled("bert")
     heads = [torch.tensor([1.0, 9.0, 2.0, 3.0]), torch.tensor([0.1, 0.9, 0.2, 0.3]), torch.tensor([10.0, 90, 20, 30])]
     first = torch.cat([torch.full((8,), 3.5), torch.full((40,), 0.5)])
-    found = Importance(heads, [first, first.flip(0) / 100, first], torch.ones(3))
+    importance = Importance(heads, [first, first.flip(0) / 100, first], torch.ones(3))
     # At least one head and one group a layer: 3 · 1536 = 4608 weights. Then the heads of 0.8: 3072. Together 7680.
-    kept = units_to_keep(model, found, keep=7680 / 21504)
+    kept = units_to_keep(model, importance, keep=7680 / 21504)
     assert kept.heads == ((1, 3),) * 3
     assert kept.neurons == (tuple(range(8)), tuple(range(40, 48)), tuple(range(8)))
-    more = units_to_keep(model, found, keep=(7680 + 1023) / 21504)
+    more = units_to_keep(model, importance, keep=(7680 + 1023) / 21504)
     assert more.heads == kept.heads  # no other head can be paid for, but a group can
     assert sum(map(len, more.neurons)) == 32
 
@@ -389,9 +390,9 @@ def test_targets_are_reached_and_nearly_used_up(family) -> None:
         model = scrambled(family)
         whole = parameter_count(model)
         prune(model, by_rank(model), **{name: target}, length=16)
-        assert all(own.neurons % 8 == 0 and own.heads for own in parts_of(model))
+        assert all(layer.neurons % 8 == 0 and layer.heads for layer in parts_of(model))
         shrunk[name] = model, whole
-    weights = sum(own.heads * 4 * HIDDEN * SIZE + own.neurons * 2 * HIDDEN for own in parts_of(shrunk["keep"][0]))
+    weights = sum(layer.heads * 4 * HIDDEN * SIZE + layer.neurons * 2 * HIDDEN for layer in parts_of(shrunk["keep"][0]))
     assert 21504 / 2 - 512 < weights <= 21504 / 2
     assert 20_000 - 8 * 65 < parameter_count(shrunk["target_parameters"][0]) <= 20_000
     # Of one neuron 4 · 16 · 32 = 2048 operations.
@@ -454,9 +455,9 @@ def test_layers_that_do_not_exist_are_refused(layers) -> None:
 
 
 def test_the_most_important_layers_stay_in_their_order() -> None:
-    found = Importance([], [], torch.tensor([0.2, 0.9, 0.1, 0.9, 0.3]))
-    assert most_important_layers(found, 3) == (1, 3, 4)
-    assert most_important_layers(found, 1) == (1,)
+    importance = Importance([], [], torch.tensor([0.2, 0.9, 0.1, 0.9, 0.3]))
+    assert most_important_layers(importance, 3) == (1, 3, 4)
+    assert most_important_layers(importance, 1) == (1,)
 
 
 @pytest.fixture
@@ -526,13 +527,13 @@ def test_the_law_holds_for_a_real_encoder(data: Path, keep) -> None:
     def masked_lm(model: PreTrainedModel, batch: Batch) -> Tensor:
         return F.cross_entropy(model(**batch).logits.flatten(0, 1), batch["input_ids"].flatten())
 
-    found = head_and_neuron_importance(model, [batch], masked_lm)
-    kept = units_to_keep(model, found, keep=keep)
+    importance = head_and_neuron_importance(model, [batch], masked_lm)
+    kept = units_to_keep(model, importance, keep=keep)
     layers = parts_of(model)
     of_heads, of_neurons = masks(kept.heads, layers[0].heads), masks(kept.neurons, layers[0].neurons)
     with torch.no_grad():
         with masked(model, of_heads, of_neurons):
             expected = model(**batch).logits
         pruned.keep(model, kept.heads, kept.neurons)
-        found_logits = model(**batch).logits
-    torch.testing.assert_close(found_logits, expected, rtol=1e-5, atol=1e-4)  # of logits up to about 20
+        pruned_logits = model(**batch).logits
+    torch.testing.assert_close(pruned_logits, expected, rtol=1e-5, atol=1e-4)  # of logits up to about 20

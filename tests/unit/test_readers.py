@@ -151,8 +151,8 @@ def load(folder: Path, task: str, split: str, suffix: str, content: str) -> dict
 
 
 def test_scores_and_classes_may_be_written_as_text(tmp_path: Path) -> None:
-    found = load(tmp_path, "stsb", "train", ".csv", STSB + "a,b,0\nc,d,4.75\n")
-    assert found["label"] == [0.0, 4.75] and all(isinstance(label, float) for label in found["label"])
+    columns = load(tmp_path, "stsb", "train", ".csv", STSB + "a,b,0\nc,d,4.75\n")
+    assert columns["label"] == [0.0, 4.75] and all(isinstance(label, float) for label in columns["label"])
     assert load(tmp_path, "cola", "train", ".tsv", "sentence\tlabel\na\t1\nb\t0\n")["label"] == [1, 0]
 
 

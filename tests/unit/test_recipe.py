@@ -220,9 +220,9 @@ def test_one_value_is_a_list_where_only_a_list_can_be_meant() -> None:
 def test_mistakes_leave_with_exit_code_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main.main(["distill", "quickstart", "--distill.time_budget", "20x", "--dry-run"])
-    told = capsys.readouterr().err
-    assert stopped.value.code == 2 and told.count("\n") == 1
-    assert "key distill.time_budget: expected a duration such as 20m" in told
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 2 and printed.count("\n") == 1
+    assert "key distill.time_budget: expected a duration such as 20m" in printed
 
 
 @pytest.mark.parametrize(
@@ -317,15 +317,15 @@ def test_a_published_recipe_loads(path: Path) -> None:
 
 def test_renamed_values_leave_the_hash_of_a_recipe_as_measurements_have_it() -> None:
     """So do keys that came later, where they are not set; the hashes are those of version 0.1."""
-    own = schema.CustomTask(train="a.csv", validation="b.csv")
+    custom_task = schema.CustomTask(train="a.csv", validation="b.csv")
     recipes = {
         "49c805411a36": schema.Recipe(),
-        "b979407c0dd4": schema.Recipe(finetune=schema.Finetune(custom={"mine": own})),
+        "b979407c0dd4": schema.Recipe(finetune=schema.Finetune(custom={"mine": custom_task})),
         "ca6e6082769d": schema.Recipe(finetune=schema.Finetune(select="reported")),
     }
     assert {schema.recipe_hash(recipe): recipe for recipe in recipes.values()} == recipes
     assert schema.recipe_hash(schema.Recipe(corpus=schema.Corpus(quoting="none"))) not in recipes
-    other = schema.Finetune(custom={"mine": dataclasses.replace(own, quoting="none")})
+    other = schema.Finetune(custom={"mine": dataclasses.replace(custom_task, quoting="none")})
     assert schema.recipe_hash(schema.Recipe(finetune=other)) not in recipes
 
 

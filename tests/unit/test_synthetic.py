@@ -16,7 +16,7 @@ NOUNS = [
     "garden", "painter", "captain", "winter", "island", "letter",
 ]  # fmt: skip
 VERBS = ["crossed", "described", "followed", "admired", "measured", "remembered"]
-PLACES = ["Paris", "London", "Vienna", "Oslo", "Cairo", "Lima"]
+CITIES = ["Paris", "London", "Vienna", "Oslo", "Cairo", "Lima"]
 
 
 def document(seed: int) -> str:
@@ -25,7 +25,7 @@ def document(seed: int) -> str:
 
     def sentence(number: int) -> str:
         one, two, three = choose.sample(NOUNS, 3)
-        end = f"in {choose.choice(PLACES)} with {seed * 100 + number} people and the old {three}"
+        end = f"in {choose.choice(CITIES)} with {seed * 100 + number} people and the old {three}"
         return f"The {one} slowly {choose.choice(VERBS)} the quiet {two} {end}."
 
     return "\n".join(" ".join(sentence(4 * p + s) for s in range(4)) for p in range(6))
@@ -46,9 +46,9 @@ EACH = pytest.mark.parametrize("name", ["acceptability", "adjacency", "cloze-qa"
     ],
 )
 def test_sentences_are_cut_where_a_reader_would(paragraph: str, sentences: list[str]) -> None:
-    found = synthetic.split_sentences(paragraph)
-    assert [text for _, text in found] == sentences
-    assert all(paragraph[start : start + len(text)] == text for start, text in found)
+    split = synthetic.split_sentences(paragraph)
+    assert [text for _, text in split] == sentences
+    assert all(paragraph[start : start + len(text)] == text for start, text in split)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("files", "own", "free"),
+    ("files", "own_cgroups", "free"),
     [
         ({}, "0::/\n", 9e9),
         ({"memory.max": "max\n", "memory.current": "1\n", "memory.stat": "anon 1\n"}, "0::/\n", 9e9),
@@ -39,12 +39,12 @@ CPU = torch.device("cpu")
     ],
 )  # fmt: skip
 def test_what_is_free_is_no_more_than_the_control_group_leaves(
-    files: dict[str, str], own: str, free: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: dict[str, str], own_cgroups: str, free: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
-    (tmp_path / "own").write_text(own)
+    (tmp_path / "own").write_text(own_cgroups)
     monkeypatch.setattr(cores, "CGROUPS", tmp_path)
     monkeypatch.setattr(cores, "OWN_CGROUPS", tmp_path / "own")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=9e9))

@@ -93,15 +93,15 @@ def test_a_file_that_is_not_there_and_a_task_of_spans_are_refused(tmp_path: Path
 def test_written_examples_are_read_back(tmp_path: Path) -> None:
     columns = {"idx": [7, 7], "text": ONE, "text_pair": TWO, "label": [None, None]}
     write_examples(TASKS["mrpc"], [Examples(TASKS["mrpc"], "train", columns, 2)], tmp_path / "copies.parquet")
-    found = read_unlabelled(tmp_path / "copies.parquet", TASKS["mrpc"])
-    assert found.columns == {**columns, "idx": [0, 1]}
+    examples = read_unlabelled(tmp_path / "copies.parquet", TASKS["mrpc"])
+    assert examples.columns == {**columns, "idx": [0, 1]}
     assert pyarrow.parquet.read_table(tmp_path / "copies.parquet")["idx"].to_pylist() == [7, 7]
     emptied = {**columns, "text_pair": ["", " "]}
     write_examples(TASKS["mrpc"], [Examples(TASKS["mrpc"], "train", emptied, 2)], tmp_path / "copies.parquet")
     with pytest.raises(UserError, match=r"row 0, column sentence2: expected a text, found an empty one"):
         read_unlabelled(tmp_path / "copies.parquet", TASKS["mrpc"])
-    found = read_unlabelled(tmp_path / "copies.parquet", TASKS["mrpc"], may_be_empty=True)
-    assert found.columns["text_pair"] == ["", " "]
+    examples = read_unlabelled(tmp_path / "copies.parquet", TASKS["mrpc"], may_be_empty=True)
+    assert examples.columns["text_pair"] == ["", " "]
     rows = [{"idx": [idx], "text": [text]} for idx, text in zip((1, 4), ONE, strict=True)]
     parts = [Examples(TASKS["cola"], "train", row, 1) for row in rows]
     write_examples(TASKS["cola"], parts, tmp_path / "one.parquet")
