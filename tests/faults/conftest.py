@@ -73,17 +73,17 @@ def trials() -> Callable[..., Any]:
 
     @contextmanager
     def begun(goal: str, *, quick: int, full: int) -> Iterator[Trials]:
-        found, start = Trials(goal, quick if TIER == "quick" else full), time.monotonic()
-        yield found
+        attempts, start = Trials(goal, quick if TIER == "quick" else full), time.monotonic()
+        yield attempts
         if ledger := os.environ.get("FAULTS_LEDGER"):
             row = {
-                "goal": goal, "tier": TIER, "trials": found.count, "failures": len(found.failures),
-                "seconds": round(time.monotonic() - start, 1), **found.facts,
+                "goal": goal, "tier": TIER, "trials": attempts.count, "failures": len(attempts.failures),
+                "seconds": round(time.monotonic() - start, 1), **attempts.facts,
                 "commit": commit(),
                 "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             }  # fmt: skip
             atomic.append_line(Path(ledger), json.dumps(row))
-        shown = "\n".join(found.failures[:MOST_SHOWN])
-        assert not found.failures, f"{len(found.failures)} of {found.count} trials failed; the first:\n{shown}"
+        shown = "\n".join(attempts.failures[:MOST_SHOWN])
+        assert not attempts.failures, f"{len(attempts.failures)} of {attempts.count} trials failed; the first:\n{shown}"
 
     return begun

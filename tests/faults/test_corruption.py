@@ -54,15 +54,15 @@ STEPS = 8
 
 def digest(*parts: Any) -> str:
     """A fingerprint of arrays, bytes and what JSON can say."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
             part = part.detach().numpy()
         if isinstance(part, np.ndarray):
-            found.update(f"{part.dtype} {part.shape}".encode())
+            hasher.update(f"{part.dtype} {part.shape}".encode())
             part = part.tobytes()
-        found.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
-    return found.hexdigest()
+        hasher.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
+    return hasher.hexdigest()
 
 
 class Net(nn.Module):
@@ -84,8 +84,8 @@ def trained(folder: Path, *, seed: int, stop_at: int | None = None) -> str:
     def loss(
         model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        said = model.get_submodule("layer")(batch["rows"]).squeeze(-1)
-        return scaled_sum({"fit": (said - batch["rows"].sum(-1)).square().mean()}, term_scales)
+        predicted = model.get_submodule("layer")(batch["rows"]).squeeze(-1)
+        return scaled_sum({"fit": (predicted - batch["rows"].sum(-1)).square().mean()}, term_scales)
 
     model = Net()
     job = TrainingJob(
@@ -104,15 +104,15 @@ class Made:
         self.folder, self.run, self.tokenizer = folder, folder / "run", tokenizer
         quick = {"batch_size": 4, "learning_rate": 1e-3}
         files = {split: str(inputs / f"{split}-{seed}.csv") for split in ("train", "validation")}
-        own = {**files, "max_length": 16}
+        custom_task = {**files, "max_length": 16}
         content = {
             "seed": seed, "teacher": {"model": str(inputs / "teacher")}, "checkpoint_minutes": 60,
             "corpus": {"source": str(inputs / "corpus.txt"), "block_size": 16, "max_train_documents": 60 - seed},
             "validation": {"times": 1, "blocks": 2},
             "distill": {"max_steps": 2, "cache": {"kind": "hidden", "views": 1}, "optimization": quick},
             "finetune": {
-                "tasks": [TASK], "models": ["teacher", "student"], "custom": {TASK: own}, "epochs": 1, "min_steps": 0,
-                "seeds": [seed], "optimization": quick,
+                "tasks": [TASK], "models": ["teacher", "student"], "custom": {TASK: custom_task}, "epochs": 1,
+                "min_steps": 0, "seeds": [seed], "optimization": quick,
             },
         }  # fmt: skip
         self.recipe: Recipe = from_dict(content, "test")
@@ -133,52 +133,52 @@ class Made:
         self.features = encode(self.examples, tokenizer, 16)
         self.inputs: dict[str, str] = atomic.read_json(RunFolder(self.run).inputs)
 
-    # What reads each kind of file; `there` is a copy of the folder that holds it.
-    def resumed(self, there: Path) -> str:
-        return trained(there, seed=self.seed)
+    # What reads each kind of file; `copied` is a copy of the folder that holds it.
+    def resumed(self, copied: Path) -> str:
+        return trained(copied, seed=self.seed)
 
-    def token_blocks(self, there: Path) -> str:
-        blocks = load_blocks(prepare(self.recipe.corpus, self.tokenizer, there, None))
+    def token_blocks(self, copied: Path) -> str:
+        blocks = load_blocks(prepare(self.recipe.corpus, self.tokenizer, copied, None))
         arrays = (blocks.train, blocks.validation, blocks.token_counts, blocks.continues_word)
         return digest(*map(np.asarray, arrays), blocks.special_ids, blocks.mask_token_id, blocks.fingerprint)
 
-    def cached_batches(self, there: Path) -> str:
+    def cached_batches(self, copied: Path) -> str:
         setup, settings = PretrainingSetup.of(self.recipe, self.blocks, CPU), self.recipe.distill
         batches = setup.batches(self.recipe.objective, settings.optimization, steps=1)
-        made = make_cache(settings.cache, batches, self.teacher.model, there, setup.compute, lambda _: None)
+        made = make_cache(settings.cache, batches, self.teacher.model, copied, setup.compute, lambda _: None)
         return digest(*(made(step)[0][name] for step in (0, 1) for name in ("teacher_hidden", "input_ids")))
 
-    def student(self, there: Path) -> str:
-        return digest(weights_hash(load_model(there, "masked-lm")), tokenizer_hash(load_tokenizer(there)))
+    def student(self, copied: Path) -> str:
+        return digest(weights_hash(load_model(copied, "masked-lm")), tokenizer_hash(load_tokenizer(copied)))
 
-    def training_facts(self, there: Path) -> str:
-        return digest(training_facts(there))
+    def training_facts(self, copied: Path) -> str:
+        return digest(training_facts(copied))
 
-    def targets(self, there: Path) -> str:
-        targets = SoftTargets.open(there, self.examples, self.features)
+    def targets(self, copied: Path) -> str:
+        targets = SoftTargets.open(copied, self.examples, self.features)
         return digest(targets.batch(np.arange(len(self.features)))["teacher_logits"])
 
-    def predictions(self, there: Path) -> str:
-        run = scored_run(there)
-        said = read_predicted(run, run.tasks[TASK], "student (D)", "validation")
-        return digest(said.ids, said.gold, said.answers[self.seed], said.fingerprint)
+    def predictions(self, copied: Path) -> str:
+        run = scored_run(copied)
+        predicted = read_predicted(run, run.tasks[TASK], "student (D)", "validation")
+        return digest(predicted.ids, predicted.gold, predicted.answers[self.seed], predicted.fingerprint)
 
-    def measurements(self, there: Path) -> str:
-        write_results(pipeline.run_context(self.recipe, there, until="evaluate", log=lambda _: None))
-        return digest([dataclasses.asdict(each) for each in results.read(there / "results.jsonl")])
+    def measurements(self, copied: Path) -> str:
+        write_results(pipeline.run_context(self.recipe, copied, until="evaluate", log=lambda _: None))
+        return digest([dataclasses.asdict(each) for each in results.read(copied / "results.jsonl")])
 
-    def answers(self, there: Path) -> str:
-        return digest(predictor.load(there, threads=1).predict(["the tower near the lake", "a student"]))
+    def answers(self, copied: Path) -> str:
+        return digest(predictor.load(copied, threads=1).predict(["the tower near the lake", "a student"]))
 
-    def remembered(self, there: Path) -> str:
+    def remembered(self, copied: Path) -> str:
         for name, fingerprint in self.inputs.items():
-            run_record.keep_fingerprint(RunFolder(there), name, fingerprint)
-        found = atomic.read_json(RunFolder(there).inputs)
-        return digest([found[name] for name in self.inputs])
+            run_record.keep_fingerprint(RunFolder(copied), name, fingerprint)
+        recorded = atomic.read_json(RunFolder(copied).inputs)
+        return digest([recorded[name] for name in self.inputs])
 
-    def begun(self, there: Path) -> str:
-        assert run_record.is_begun(RunFolder(there), self.recipe)
-        return digest(list(scored_run(there).rows))
+    def begun(self, copied: Path) -> str:
+        assert run_record.is_begun(RunFolder(copied), self.recipe)
+        return digest(list(scored_run(copied).rows))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,26 +256,26 @@ def damaged(path: Path, twin: Path, draw: random.Random) -> str:
 def check(name: str, draw: random.Random, made: tuple[Made, Made], expected: Mapping[str, str], place: Path) -> str:
     """One trial; gives what became of it."""
     kind, (one, other) = KINDS[name], made
-    there = place / "there"
-    shutil.rmtree(there, ignore_errors=True)
-    shutil.copytree(one.folder / kind.folder.replace("TASK", one.task), there)
+    copied = place / "there"
+    shutil.rmtree(copied, ignore_errors=True)
+    shutil.copytree(one.folder / kind.folder.replace("TASK", one.task), copied)
     pattern = draw.choice(kind.files).replace("TASK", one.task)
-    chosen = draw.choice(sorted(path for path in there.glob(pattern) if path.is_file()))
-    relative = str(chosen.relative_to(there)).replace(one.task, other.task)
+    chosen = draw.choice(sorted(path for path in copied.glob(pattern) if path.is_file()))
+    relative = str(chosen.relative_to(copied)).replace(one.task, other.task)
     twin = other.folder / kind.folder.replace("TASK", other.task) / relative
-    what = f"{chosen.relative_to(there)} {damaged(chosen, twin, draw)}"
-    told = io.StringIO()
+    what = f"{chosen.relative_to(copied)} {damaged(chosen, twin, draw)}"
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
-            found = kind.read(one, there)
+        with contextlib.redirect_stderr(printed):
+            fingerprint = kind.read(one, copied)
     except UserError as error:
-        named = (chosen.name, chosen.parent.name, str(there))
+        named = (chosen.name, chosen.parent.name, str(copied))
         assert any(part in str(error) for part in named) and "\n" not in str(error), f"{what}: {error}"
         return "refused"
     except Exception as error:
         raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
-    assert found == expected[name], f"{what}: another result, in silence"
-    return "told and mended" if told.getvalue() else "harmless"
+    assert fingerprint == expected[name], f"{what}: another result, in silence"
+    return "told and mended" if printed.getvalue() else "harmless"
 
 
 def test_damaged_files_are_never_taken_in_silence(
@@ -298,12 +298,12 @@ def test_damaged_files_are_never_taken_in_silence(
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_read_differs_between_twins(name: str, made: tuple[Made, Made], tmp_path: Path) -> None:
     # Else an exchange would be harmless, and prove nothing.
-    kind, found = KINDS[name], []
+    kind, fingerprints = KINDS[name], []
     for each in made:
         shutil.copytree(each.folder / kind.folder.replace("TASK", each.task), tmp_path / str(each.seed))
-        found.append(kind.read(each, tmp_path / str(each.seed)))
+        fingerprints.append(kind.read(each, tmp_path / str(each.seed)))
     same = {"recipe of a run"}  # whose rows are told, and which refuses any other recipe
-    assert (found[0] == found[1]) is (name in same)
+    assert (fingerprints[0] == fingerprints[1]) is (name in same)
 
 
 def test_the_file_that_gathers_the_measurements_is_made_anew(made: tuple[Made, Made], tmp_path: Path) -> None:

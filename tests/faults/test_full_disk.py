@@ -72,14 +72,18 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder, quick = folder, {"batch_size": 4, "learning_rate": 1e-3}
-        own = {"train": str(folder / "train.csv"), "validation": str(folder / "validation.csv"), "max_length": 16}
+        custom_task = {
+            "train": str(folder / "train.csv"),
+            "validation": str(folder / "validation.csv"),
+            "max_length": 16,
+        }
         content = {
             "teacher": {"model": str(folder / "teacher")}, "checkpoint_minutes": 1e-9,
             "corpus": {"source": str(folder / "corpus.txt"), "block_size": 16},
             "distill": {"cache": {"kind": "hidden", "views": 2}, "optimization": quick},
             "finetune": {
-                "model": str(folder / "teacher"), "tasks": [TASK], "custom": {TASK: own}, "epochs": 1, "min_steps": 0,
-                "seeds": [0], "optimization": quick,
+                "model": str(folder / "teacher"), "tasks": [TASK], "custom": {TASK: custom_task}, "epochs": 1,
+                "min_steps": 0, "seeds": [0], "optimization": quick,
             },
         }  # fmt: skip
         self.recipe = from_dict(content, "test")
@@ -111,8 +115,8 @@ class Place:
         def loss(
             model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
         ) -> tuple[Tensor, Mapping[str, Tensor]]:
-            said = model.get_submodule("layer")(batch["rows"]).squeeze(-1)
-            return scaled_sum({"fit": (said - batch["rows"].sum(-1)).square().mean()}, term_scales)
+            predicted = model.get_submodule("layer")(batch["rows"]).squeeze(-1)
+            return scaled_sum({"fit": (predicted - batch["rows"].sum(-1)).square().mean()}, term_scales)
 
         job = TrainingJob(
             steps=8, micro_batches=lambda step, _=0: [{"rows": data[step * 8 : step * 8 + 8]}], loss=loss,
@@ -172,10 +176,10 @@ class Place:
 
 def digest(folder: Path) -> str:
     """Of every file that is the same whenever it is made."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_THE_SAME_TWICE):
-        found.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
-    return found.hexdigest()
+        hasher.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return hasher.hexdigest()
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -256,9 +260,9 @@ def check(place: Place, name: str, whole: Undisturbed, draw: random.Random, outp
         at, number = draw.randrange(whole.operations), draw.choice((errno.ENOSPC, errno.EIO, errno.EDQUOT))
         fault = failing(at, number, for_good=draw.random() < 0.5)
         what = f"{errno.errorcode[number]} at operation {at} of {whole.operations}"
-    told = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told), fault:
+        with contextlib.redirect_stderr(printed), fault:
             place.works[name](output)
     except DiskError as error:
         message = str(error)
@@ -271,9 +275,9 @@ def check(place: Place, name: str, whole: Undisturbed, draw: random.Random, outp
     if name == "report":
         shown = (output / "report.html").read_bytes()
         assert shown == OLD or shown.endswith(b"</html>"), f"{what}: half a report"
-    with contextlib.redirect_stderr(told):
+    with contextlib.redirect_stderr(printed):
         place.works[name](output)
-    assert "skipping" not in told.getvalue(), f"{what}: {told.getvalue()}"
+    assert "skipping" not in printed.getvalue(), f"{what}: {printed.getvalue()}"
     assert digest(output) == whole.digest, f"{what}: another result"
     assert not leftovers(output), f"{what}: {leftovers(output)}"
 
@@ -326,24 +330,24 @@ def on_real_disk(forks: Forks, folder: Path, count: int) -> list[dict[str, Any]]
     arguments = {"folder": str(folder), "disk_at": str(disk_at), "size": MEMORY_DISK, "count": count}
     child = forks.start("full_disk", arguments, cache=folder / "cache")
     assert child.wait() == 0, child.err()[-2000:]
-    found: list[dict[str, Any]] = json.loads(child.out() or "[]")
-    return found
+    outcomes: list[dict[str, Any]] = json.loads(child.out() or "[]")
+    return outcomes
 
 
-def check_real(found: dict[str, Any]) -> None:
-    assert found["code"] == 3 and found["error"].startswith("error: ") and "MB free" in found["error"], found
-    assert found["at"] in found["error"] and found["code afterwards"] == 0, found
-    assert found["digest"] == found["whole"] and not found["leftovers"], found
+def check_real(outcome: dict[str, Any]) -> None:
+    assert outcome["code"] == 3 and outcome["error"].startswith("error: ") and "MB free" in outcome["error"], outcome
+    assert outcome["at"] in outcome["error"] and outcome["code afterwards"] == 0, outcome
+    assert outcome["digest"] == outcome["whole"] and not outcome["leftovers"], outcome
 
 
 def fill_up(folder: Path, disk_at: Path, count: int) -> list[dict[str, Any]]:
     """Fine-tune on a small disk that another program fills at a random operation; and again when that has gone."""
-    place, found = Place(folder), []
+    place, outcomes = Place(folder), []
     (folder / "mine.toml").write_text(to_toml(place.recipe))
 
     def call(output: Path, hook: Any) -> tuple[int, str]:
-        told = io.StringIO()
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+        printed = io.StringIO()
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
             try:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr(disk, "hook", hook)
@@ -351,7 +355,7 @@ def fill_up(folder: Path, disk_at: Path, count: int) -> list[dict[str, Any]]:
                 code = 0
             except SystemExit as stop:
                 code = int(stop.code or 0)
-        return code, (told.getvalue().splitlines() or [""])[-1]
+        return code, (printed.getvalue().splitlines() or [""])[-1]
 
     seen: list[Operation] = []
 
@@ -378,7 +382,7 @@ def fill_up(folder: Path, disk_at: Path, count: int) -> list[dict[str, Any]]:
         code, error = call(output, fill)
         ballast.unlink(missing_ok=True)
         after, _ = call(output, lambda _: contextlib.nullcontext())
-        found.append(
+        outcomes.append(
             {
                 "code": code, "error": error, "at": str(disk_at), "code afterwards": after,
                 "digest": digest(output / models), "whole": digest(folder / "whole" / models),
@@ -386,4 +390,4 @@ def fill_up(folder: Path, disk_at: Path, count: int) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
         shutil.rmtree(output)
-    return found
+    return outcomes

@@ -95,7 +95,9 @@ class Place:
         where = [] if "--output" in flags else ["--output", self.output]
         return ["finetune", "--model", self.teacher, *flags, *where]
 
-    def own(self, train: str | bytes | Path, *flags: object, name: str = "train.csv", kind: str = "") -> list[object]:
+    def custom(
+        self, train: str | bytes | Path, *flags: object, name: str = "train.csv", kind: str = ""
+    ) -> list[object]:
         """Of a task of one's own; what is wrong is in its train file."""
         path = train if isinstance(train, Path) else self.file(name, train)
         scored = squad(asked(start=11), context="Lyon is in France.") if kind == "span" else SCORED
@@ -159,165 +161,174 @@ DIGITS = "9" * 5000
 
 CASES: dict[str, tuple[Maker, str]] = {
     # A table of one's own: CSV and TSV.
-    "CSV that is empty": (lambda p: p.own(""), "train.csv"),
-    "CSV of nothing but a header": (lambda p: p.own("review,stars\n"), "train.csv"),
-    "CSV that is a picture": (lambda p: p.own(PNG), "train.csv:1"),
-    "CSV in UTF-16": (lambda p: p.own(GOOD.encode("utf-16")), "train.csv:1"),
-    "CSV in UTF-16 without a mark": (lambda p: p.own(GOOD.encode("utf-16-be")), "train.csv:1"),
-    "CSV with a NUL byte": (lambda p: p.own("review,stars\na,good\nb\0,bad\n"), "train.csv:3"),
-    "CSV in Latin-1": (lambda p: p.own("review,stars\na,good\ncafé,bad\n".encode("latin-1")), "train.csv:3"),
-    "CSV with a text of 100 MB": (lambda p: p.own(f"{GOOD}{'a ' * (LONG // 2)},bad\n"), "train.csv:6"),
-    "CSV whose header is 100 MB": (lambda p: p.own("review" + "x" * LONG + ",stars\na,good\n"), "train.csv"),
-    "CSV with a row too long": (lambda p: p.own(GOOD + "one, two,good\n"), "train.csv:6"),
-    "CSV with a row too short": (lambda p: p.own("review,stars\na,good\nb\n"), "train.csv:3"),
-    "CSV with a column twice": (lambda p: p.own("review,stars,review\na,good,b\n"), "train.csv:1"),
-    "CSV with another name for a column": (lambda p: p.own(GOOD.replace("review", "reviews")), "did you mean"),
-    "CSV without the label": (lambda p: p.own("review\na\nb\n"), "stars"),
-    "CSV with semicolons": (lambda p: p.own(GOOD.replace(",", ";")), "separate the columns"),
-    "CSV with tabs": (lambda p: p.own(GOOD.replace(",", "\t")), "separate the columns"),
-    "CSV with an open quote": (lambda p: p.own('review,stars\n"a,good\nb,bad\n'), "train.csv:2"),
-    "CSV with a quote within quotes": (lambda p: p.own('review,stars\n"a "b" c",good\nb,bad\n'), "train.csv:2"),
+    "CSV that is empty": (lambda p: p.custom(""), "train.csv"),
+    "CSV of nothing but a header": (lambda p: p.custom("review,stars\n"), "train.csv"),
+    "CSV that is a picture": (lambda p: p.custom(PNG), "train.csv:1"),
+    "CSV in UTF-16": (lambda p: p.custom(GOOD.encode("utf-16")), "train.csv:1"),
+    "CSV in UTF-16 without a mark": (lambda p: p.custom(GOOD.encode("utf-16-be")), "train.csv:1"),
+    "CSV with a NUL byte": (lambda p: p.custom("review,stars\na,good\nb\0,bad\n"), "train.csv:3"),
+    "CSV in Latin-1": (lambda p: p.custom("review,stars\na,good\ncafé,bad\n".encode("latin-1")), "train.csv:3"),
+    "CSV with a text of 100 MB": (lambda p: p.custom(f"{GOOD}{'a ' * (LONG // 2)},bad\n"), "train.csv:6"),
+    "CSV whose header is 100 MB": (lambda p: p.custom("review" + "x" * LONG + ",stars\na,good\n"), "train.csv"),
+    "CSV with a row too long": (lambda p: p.custom(GOOD + "one, two,good\n"), "train.csv:6"),
+    "CSV with a row too short": (lambda p: p.custom("review,stars\na,good\nb\n"), "train.csv:3"),
+    "CSV with a column twice": (lambda p: p.custom("review,stars,review\na,good,b\n"), "train.csv:1"),
+    "CSV with another name for a column": (lambda p: p.custom(GOOD.replace("review", "reviews")), "did you mean"),
+    "CSV without the label": (lambda p: p.custom("review\na\nb\n"), "stars"),
+    "CSV with semicolons": (lambda p: p.custom(GOOD.replace(",", ";")), "separate the columns"),
+    "CSV with tabs": (lambda p: p.custom(GOOD.replace(",", "\t")), "separate the columns"),
+    "CSV with an open quote": (lambda p: p.custom('review,stars\n"a,good\nb,bad\n'), "train.csv:2"),
+    "CSV with a quote within quotes": (lambda p: p.custom('review,stars\n"a "b" c",good\nb,bad\n'), "train.csv:2"),
     "CSV with escapes of a terminal in a label": (
-        lambda p: p.own(GOOD, "--validation", p.file("v.csv", "review,stars\na,\x1b[2J\x1b]0;x\x07\r\n")), "v.csv:2",
+        lambda p: p.custom(GOOD, "--validation", p.file("v.csv", "review,stars\na,\x1b[2J\x1b]0;x\x07\r\n")), "v.csv:2",
     ),
-    "CSV with line separators of Unicode in a column": (lambda p: p.own("re\u2028view,stars\na,good\n"), "train.csv"),
-    "TSV with commas": (lambda p: p.own(GOOD, name="train.tsv"), "separate the columns"),
-    "label that is missing": (lambda p: p.own("review,stars\na,good\nb,\n"), "train.csv:3"),
-    "label that is half a class": (lambda p: p.own("review,stars\na,1\nb,0.5\n"), "train.csv:3"),
-    "labels that are all the same": (lambda p: p.own("review,stars\na,good\nb,good\n"), "two classes or more"),
+    "CSV with line separators of Unicode in a column": (
+        lambda p: p.custom("re\u2028view,stars\na,good\n"), "train.csv",
+    ),
+    "TSV with commas": (lambda p: p.custom(GOOD, name="train.tsv"), "separate the columns"),
+    "label that is missing": (lambda p: p.custom("review,stars\na,good\nb,\n"), "train.csv:3"),
+    "label that is half a class": (lambda p: p.custom("review,stars\na,1\nb,0.5\n"), "train.csv:3"),
+    "labels that are all the same": (lambda p: p.custom("review,stars\na,good\nb,good\n"), "two classes or more"),
     "labels that are all different": (
-        lambda p: p.own(table([(f"text {i}", f"class {i}") for i in range(1001)])), "at most 1,000 classes",
+        lambda p: p.custom(table([(f"text {i}", f"class {i}") for i in range(1001)])), "at most 1,000 classes",
     ),
     "label that training does not know": (
-        lambda p: p.own(GOOD, "--validation", p.file("v.csv", "review,stars\na,goood\n")), "did you mean 'good'",
+        lambda p: p.custom(GOOD, "--validation", p.file("v.csv", "review,stars\na,goood\n")), "did you mean 'good'",
     ),
     "label that is a truth value among words": (
-        lambda p: p.own(GOOD, "--validation", p.file("v.csv", "review,stars\na,True\n")), "v.csv:2",
+        lambda p: p.custom(GOOD, "--validation", p.file("v.csv", "review,stars\na,True\n")), "v.csv:2",
     ),
-    "text that is empty": (lambda p: p.own("review,stars\na,good\n,bad\n"), "train.csv:3, column review"),
-    "text that is white space": (lambda p: p.own("review,stars\na,good\n \u00a0\t,bad\n"), "train.csv:3"),
-    "ids that are used twice": (lambda p: p.own("id,review,stars\n1,a,good\n2,b,bad\n1,c,bad\n"), "train.csv:4"),
-    "text and label in one column": (lambda p: p.own(GOOD, "--label", "review"), "finetune.custom.train"),
-    "regression on words": (lambda p: p.own(GOOD, kind="regression"), "train.csv:2"),
-    "regression on a NaN": (lambda p: p.own("review,stars\na,1.5\nb,nan\n", kind="regression"), "train.csv:3"),
-    "regression on infinity": (lambda p: p.own("review,stars\na,1.5\nb,1e999\n", kind="regression"), "train.csv:3"),
+    "text that is empty": (lambda p: p.custom("review,stars\na,good\n,bad\n"), "train.csv:3, column review"),
+    "text that is white space": (lambda p: p.custom("review,stars\na,good\n \u00a0\t,bad\n"), "train.csv:3"),
+    "ids that are used twice": (lambda p: p.custom("id,review,stars\n1,a,good\n2,b,bad\n1,c,bad\n"), "train.csv:4"),
+    "text and label in one column": (lambda p: p.custom(GOOD, "--label", "review"), "finetune.custom.train"),
+    "regression on words": (lambda p: p.custom(GOOD, kind="regression"), "train.csv:2"),
+    "regression on a NaN": (lambda p: p.custom("review,stars\na,1.5\nb,nan\n", kind="regression"), "train.csv:3"),
+    "regression on infinity": (lambda p: p.custom("review,stars\na,1.5\nb,1e999\n", kind="regression"), "train.csv:3"),
     # What is no file, or none that can be read.
-    "data that are a FIFO": (lambda p: p.own(p.pipe("train.csv")), "train.csv"),
-    "data that are a folder": (lambda p: p.own(folder_at(p, "train.csv")), "train.csv"),
-    "data that are a dead link": (lambda p: p.own(p.link("train.csv", "/nowhere/at-all.csv")), "train.csv"),
-    "data that are a link to itself": (lambda p: p.own(p.link("train.csv", p.folder / "train.csv")), "train.csv"),
-    "data that are a device": (lambda p: p.own(p.link("train.csv", "/dev/zero")), "train.csv"),
-    "data that the system does not give": (lambda p: p.own(p.link("train.csv", "/proc/self/mem")), "train.csv"),
-    "data that are not there": (lambda p: p.own(p.folder / "trian.csv"), "trian.csv"),
-    "data with a name too long": (lambda p: p.own(p.folder / ("x" * 300 + ".csv")), "finetune.custom"),
-    "data in a spreadsheet": (lambda p: p.own("PK", name="train.xlsx"), "train.xlsx"),
-    "data without an ending": (lambda p: p.own(GOOD, name="train"), "train"),
-    "gzip that is cut off": (lambda p: p.own(gzip.compress(GOOD.encode())[:-9], name="train.csv.gz"), "train.csv.gz"),
-    "gzip that is none": (lambda p: p.own(GOOD, name="train.csv.gz"), "train.csv.gz"),
-    "gzip that fills the memory": (
-        lambda p: p.own(gzip.compress(b"review,stars\n" + b"a" * LONG), name="train.csv.gz"), "50 times its size",
+    "data that are a FIFO": (lambda p: p.custom(p.pipe("train.csv")), "train.csv"),
+    "data that are a folder": (lambda p: p.custom(folder_at(p, "train.csv")), "train.csv"),
+    "data that are a dead link": (lambda p: p.custom(p.link("train.csv", "/nowhere/at-all.csv")), "train.csv"),
+    "data that are a link to itself": (lambda p: p.custom(p.link("train.csv", p.folder / "train.csv")), "train.csv"),
+    "data that are a device": (lambda p: p.custom(p.link("train.csv", "/dev/zero")), "train.csv"),
+    "data that the system does not give": (lambda p: p.custom(p.link("train.csv", "/proc/self/mem")), "train.csv"),
+    "data that are not there": (lambda p: p.custom(p.folder / "trian.csv"), "trian.csv"),
+    "data with a name too long": (lambda p: p.custom(p.folder / ("x" * 300 + ".csv")), "finetune.custom"),
+    "data in a spreadsheet": (lambda p: p.custom("PK", name="train.xlsx"), "train.xlsx"),
+    "data without an ending": (lambda p: p.custom(GOOD, name="train"), "train"),
+    "gzip that is cut off": (
+        lambda p: p.custom(gzip.compress(GOOD.encode())[:-9], name="train.csv.gz"), "train.csv.gz",
     ),
-    "gzip without its ending": (lambda p: p.own(gzip.compress(GOOD.encode())), "train.csv.gz"),
+    "gzip that is none": (lambda p: p.custom(GOOD, name="train.csv.gz"), "train.csv.gz"),
+    "gzip that fills the memory": (
+        lambda p: p.custom(gzip.compress(b"review,stars\n" + b"a" * LONG), name="train.csv.gz"), "50 times its size",
+    ),
+    "gzip without its ending": (lambda p: p.custom(gzip.compress(GOOD.encode())), "train.csv.gz"),
     "TSV whose quotes merge rows": (
-        lambda p: p.own('"review"\t"stars"\n"a\tgood\nb"\tbad\n', name="train.tsv"), "train.tsv:2",
+        lambda p: p.custom('"review"\t"stars"\n"a\tgood\nb"\tbad\n', name="train.tsv"), "train.tsv:2",
     ),
     "data set that save_to_disk did not write": (
-        lambda p: p.own(p.file("saved/state.json", "{").parent), "saved",
+        lambda p: p.custom(p.file("saved/state.json", "{").parent), "saved",
     ),
     # JSON lines.
-    "JSONL that is empty": (lambda p: p.own("\n\n", name="train.jsonl"), "train.jsonl"),
-    "JSONL with a list": (lambda p: p.own(lines(*REVIEWS, ["a", "good"]), name="train.jsonl"), "train.jsonl:5"),
-    "JSONL with a line cut off": (lambda p: p.own(lines(*REVIEWS)[:-9], name="train.jsonl"), "train.jsonl:4"),
-    "JSONL with deep brackets": (lambda p: p.own(f"{lines(*REVIEWS)}{DEEP}\n", name="train.jsonl"), "train.jsonl:5"),
+    "JSONL that is empty": (lambda p: p.custom("\n\n", name="train.jsonl"), "train.jsonl"),
+    "JSONL with a list": (lambda p: p.custom(lines(*REVIEWS, ["a", "good"]), name="train.jsonl"), "train.jsonl:5"),
+    "JSONL with a line cut off": (lambda p: p.custom(lines(*REVIEWS)[:-9], name="train.jsonl"), "train.jsonl:4"),
+    "JSONL with deep brackets": (lambda p: p.custom(f"{lines(*REVIEWS)}{DEEP}\n", name="train.jsonl"), "train.jsonl:5"),
     "JSONL with a NaN": (
-        lambda p: p.own(lines(REVIEWS[0], {"review": "a", "stars": math.nan}), name="train.jsonl"), "train.jsonl:2",
+        lambda p: p.custom(lines(REVIEWS[0], {"review": "a", "stars": math.nan}), name="train.jsonl"), "train.jsonl:2",
     ),
     "JSONL with a number of 5,000 digits": (
-        lambda p: p.own(f'{lines(*REVIEWS)}{{"review": "a", "stars": {DIGITS}}}\n', name="train.jsonl"),
+        lambda p: p.custom(f'{lines(*REVIEWS)}{{"review": "a", "stars": {DIGITS}}}\n', name="train.jsonl"),
         "train.jsonl:5",
     ),
     "JSONL with a number of 80 bits": (
-        lambda p: p.own(lines({"review": "a", "stars": 2**80}, REVIEWS[0]), name="train.jsonl"), "train.jsonl:",
+        lambda p: p.custom(lines({"review": "a", "stars": 2**80}, REVIEWS[0]), name="train.jsonl"), "train.jsonl:",
     ),
     "JSONL with a key twice": (
-        lambda p: p.own('{"review": "a", "stars": "x", "stars": "y"}\n', name="train.jsonl"), "train.jsonl:1",
+        lambda p: p.custom('{"review": "a", "stars": "x", "stars": "y"}\n', name="train.jsonl"), "train.jsonl:1",
     ),
     "JSONL with a number for a text": (
-        lambda p: p.own(lines({"review": 1, "stars": "a"}, {"review": 2, "stars": "b"}), name="train.jsonl"),
+        lambda p: p.custom(lines({"review": 1, "stars": "a"}, {"review": 2, "stars": "b"}), name="train.jsonl"),
         "train.jsonl:1",
     ),
     "JSONL with a null for a text": (
-        lambda p: p.own(lines(REVIEWS[0], {"review": None, "stars": "bad"}), name="train.jsonl"), "train.jsonl:2",
+        lambda p: p.custom(lines(REVIEWS[0], {"review": None, "stars": "bad"}), name="train.jsonl"), "train.jsonl:2",
     ),
     "JSONL with half a character": (
-        lambda p: p.own(lines(REVIEWS[0], {"review": "\ud83d", "stars": "bad"}), name="train.jsonl"), "train.jsonl:2",
+        lambda p: p.custom(lines(REVIEWS[0], {"review": "\ud83d", "stars": "bad"}), name="train.jsonl"),
+        "train.jsonl:2",
     ),
     "JSONL with texts and lists in a column": (
-        lambda p: p.own(lines(REVIEWS[0], {"review": ["a"], "stars": "bad"}), name="train.jsonl"), "train.jsonl:2",
+        lambda p: p.custom(lines(REVIEWS[0], {"review": ["a"], "stars": "bad"}), name="train.jsonl"), "train.jsonl:2",
     ),
     "JSONL with an object for an id": (
-        lambda p: p.own(lines({**REVIEWS[0], "id": {"a": 1}}, {**REVIEWS[1], "id": {"a": 2}}), name="train.jsonl"),
+        lambda p: p.custom(lines({**REVIEWS[0], "id": {"a": 1}}, {**REVIEWS[1], "id": {"a": 2}}), name="train.jsonl"),
         "train.jsonl:1",
     ),
     "JSONL of 100 MB without a line break": (
-        lambda p: p.own('{"review": "' + "a " * (LONG // 2), name="t.jsonl"), "t.jsonl",
+        lambda p: p.custom('{"review": "' + "a " * (LONG // 2), name="t.jsonl"), "t.jsonl",
     ),
     # Parquet.
-    "Parquet that is empty": (lambda p: p.own("", name="train.parquet"), "train.parquet"),
-    "Parquet that is CSV": (lambda p: p.own(GOOD, name="train.parquet"), "train.parquet"),
+    "Parquet that is empty": (lambda p: p.custom("", name="train.parquet"), "train.parquet"),
+    "Parquet that is CSV": (lambda p: p.custom(GOOD, name="train.parquet"), "train.parquet"),
     "Parquet cut off": (
-        lambda p: p.own(parquet(review=TEXTS, stars=STARS)[:-40], name="train.parquet"), "train.parquet",
+        lambda p: p.custom(parquet(review=TEXTS, stars=STARS)[:-40], name="train.parquet"), "train.parquet",
     ),
     "Parquet cut at its head": (
-        lambda p: p.own(parquet(review=TEXTS, stars=STARS)[40:], name="train.parquet"), "train.parquet",
+        lambda p: p.custom(parquet(review=TEXTS, stars=STARS)[40:], name="train.parquet"), "train.parquet",
     ),
     "Parquet without rows": (
-        lambda p: p.own(parquet(review=pa.array([], pa.string()), stars=pa.array([], pa.string())), name="t.parquet"),
+        lambda p: p.custom(
+            parquet(review=pa.array([], pa.string()), stars=pa.array([], pa.string())), name="t.parquet"
+        ),
         "t.parquet",
     ),
     "Parquet with lists for texts": (
-        lambda p: p.own(parquet(review=[[text] for text in TEXTS], stars=STARS), name="t.parquet"), "t.parquet",
+        lambda p: p.custom(parquet(review=[[text] for text in TEXTS], stars=STARS), name="t.parquet"), "t.parquet",
     ),
     "Parquet with tables for labels": (
-        lambda p: p.own(parquet(review=TEXTS, stars=[{"a": star} for star in STARS]), name="t.parquet"), "t.parquet",
+        lambda p: p.custom(parquet(review=TEXTS, stars=[{"a": star} for star in STARS]), name="t.parquet"), "t.parquet",
     ),
     "Parquet with texts that are not UTF-8": (
-        lambda p: p.own(parquet(review=NOT_UTF8, stars=STARS), name="t.parquet"), "t.parquet",
+        lambda p: p.custom(parquet(review=NOT_UTF8, stars=STARS), name="t.parquet"), "t.parquet",
     ),
     "Parquet with dates for labels": (
-        lambda p: p.own(parquet(review=TEXTS, stars=pa.array([2**62] * 4, pa.timestamp("us"))), name="t.parquet"),
+        lambda p: p.custom(parquet(review=TEXTS, stars=pa.array([2**62] * 4, pa.timestamp("us"))), name="t.parquet"),
         "t.parquet",
     ),
-    "Parquet without the column": (lambda p: p.own(parquet(text=TEXTS, stars=STARS), name="t.parquet"), "t.parquet"),
+    "Parquet without the column": (lambda p: p.custom(parquet(text=TEXTS, stars=STARS), name="t.parquet"), "t.parquet"),
     "Parquet with a null": (
-        lambda p: p.own(parquet(review=[*TEXTS[:3], None], stars=STARS), name="t.parquet"), "t.parquet, row 3",
+        lambda p: p.custom(parquet(review=[*TEXTS[:3], None], stars=STARS), name="t.parquet"), "t.parquet, row 3",
     ),
     # Questions and answers.
-    "answer beyond its context": (lambda p: p.own(squad(asked(start=400)), name="t.json", kind="span"), "qas[0]"),
-    "answer not at its place": (lambda p: p.own(squad(asked(start=11)), name="t.json", kind="span"), "answer_start 11"),
-    "answer before its context": (lambda p: p.own(squad(asked(start=-7)), name="t.json", kind="span"), "-7"),
-    "answer that is empty": (lambda p: p.own(squad(asked(text=" ", start=5)), name="t.json", kind="span"), "qas[0]"),
-    "answer_start in words": (lambda p: p.own(squad(asked(start="12")), name="t.json", kind="span"), "t.json"),
+    "answer beyond its context": (lambda p: p.custom(squad(asked(start=400)), name="t.json", kind="span"), "qas[0]"),
+    "answer not at its place": (
+        lambda p: p.custom(squad(asked(start=11)), name="t.json", kind="span"), "answer_start 11",
+    ),
+    "answer before its context": (lambda p: p.custom(squad(asked(start=-7)), name="t.json", kind="span"), "-7"),
+    "answer that is empty": (lambda p: p.custom(squad(asked(text=" ", start=5)), name="t.json", kind="span"), "qas[0]"),
+    "answer_start in words": (lambda p: p.custom(squad(asked(start="12")), name="t.json", kind="span"), "t.json"),
     "question without the answer that it is said to have": (
-        lambda p: p.own(squad({**asked(), "answers": [], "is_impossible": False}), name="t.json", kind="span"),
+        lambda p: p.custom(squad({**asked(), "answers": [], "is_impossible": False}), name="t.json", kind="span"),
         "is_impossible",
     ),
     "question that is marked impossible": (
-        lambda p: p.own(squad(asked(is_impossible=True)), name="t.json", kind="span"), "is_impossible",
+        lambda p: p.custom(squad(asked(is_impossible=True)), name="t.json", kind="span"), "is_impossible",
     ),
-    "questions of one id": (lambda p: p.own(squad(asked(), asked()), name="t.json", kind="span"), "qas[1]"),
+    "questions of one id": (lambda p: p.custom(squad(asked(), asked()), name="t.json", kind="span"), "qas[1]"),
     "questions without a context": (
-        lambda p: p.own(squad(asked(), context=None), name="t.json", kind="span"), "t.json",
+        lambda p: p.custom(squad(asked(), context=None), name="t.json", kind="span"), "t.json",
     ),
-    "questions without the key data": (lambda p: p.own("{}", name="t.json", kind="span"), "t.json"),
-    "questions in a list": (lambda p: p.own("[]", name="t.json", kind="span"), "t.json"),
-    "questions cut off": (lambda p: p.own(squad(asked())[:-30], name="t.json", kind="span"), "t.json"),
-    "questions in deep brackets": (lambda p: p.own(DEEP, name="t.json", kind="span"), "t.json"),
+    "questions without the key data": (lambda p: p.custom("{}", name="t.json", kind="span"), "t.json"),
+    "questions in a list": (lambda p: p.custom("[]", name="t.json", kind="span"), "t.json"),
+    "questions cut off": (lambda p: p.custom(squad(asked())[:-30], name="t.json", kind="span"), "t.json"),
+    "questions in deep brackets": (lambda p: p.custom(DEEP, name="t.json", kind="span"), "t.json"),
     "questions with a number of 5,000 digits": (
-        lambda p: p.own(squad(asked(start=12)).replace("12", DIGITS), name="t.json", kind="span"), "t.json",
+        lambda p: p.custom(squad(asked(start=12)).replace("12", DIGITS), name="t.json", kind="span"), "t.json",
     ),
     "answers in a cell of CSV": (
-        lambda p: p.own("id,question,context,answers\n1,a,b,c\n", name="t.csv", kind="span"), "t.csv:2",
+        lambda p: p.custom("id,question,context,answers\n1,a,b,c\n", name="t.csv", kind="span"), "t.csv:2",
     ),
     # The folder with the data of the paper's tasks.
     "SST-2 with the labels of a test split": (
@@ -488,31 +499,35 @@ CASES: dict[str, tuple[Maker, str]] = {
     ),
     "compare with a run without scores": (lambda p: ["compare", p.file("r/recipe.toml", "").parent], "/r"),
     "command misspelt": (lambda p: ["distil", "quickstart"], "did you mean 'distill'"),
-    "flag misspelt": (lambda p: p.own(GOOD, "--finetune.epoch", "1"), "did you mean --finetune.epochs"),
+    "flag misspelt": (lambda p: p.custom(GOOD, "--finetune.epoch", "1"), "did you mean --finetune.epochs"),
     "flag without a value": (lambda p: ["distill", "quickstart", "--distill.epochs"], "--distill.epochs"),
-    "flag with a word for a number": (lambda p: p.own(GOOD, "--epochs", "many"), "finetune.epochs"),
-    "flag with a kind misspelt": (lambda p: p.own(GOOD, "--kind", "regresion"), "kind"),
+    "flag with a word for a number": (lambda p: p.custom(GOOD, "--epochs", "many"), "finetune.epochs"),
+    "flag with a kind misspelt": (lambda p: p.custom(GOOD, "--kind", "regresion"), "kind"),
     "two recipes": (lambda p: ["distill", "quickstart", "seed"], "one recipe"),
-    "output that is a file": (lambda p: p.own(GOOD, "--output", p.file("there", "a")), "--output"),
-    "output below a file": (lambda p: p.own(GOOD, "--output", p.file("there", "a") / "run"), "--output"),
-    "output that is a dead link": (lambda p: p.own(GOOD, "--output", p.link("there", p.folder / "no")), "--output"),
-    "output with a name too long": (lambda p: p.own(GOOD, "--output", p.folder / ("x" * 300)), "--output"),
-    "output where nothing can be made": (lambda p: p.own(GOOD, "--output", "/proc/run"), "--output"),
-    "output with other files in it": (lambda p: p.own(GOOD, "--output", p.file("there/a.txt", "a").parent), "--output"),
+    "output that is a file": (lambda p: p.custom(GOOD, "--output", p.file("there", "a")), "--output"),
+    "output below a file": (lambda p: p.custom(GOOD, "--output", p.file("there", "a") / "run"), "--output"),
+    "output that is a dead link": (lambda p: p.custom(GOOD, "--output", p.link("there", p.folder / "no")), "--output"),
+    "output with a name too long": (lambda p: p.custom(GOOD, "--output", p.folder / ("x" * 300)), "--output"),
+    "output where nothing can be made": (lambda p: p.custom(GOOD, "--output", "/proc/run"), "--output"),
+    "output with other files in it": (
+        lambda p: p.custom(GOOD, "--output", p.file("there/a.txt", "a").parent), "--output",
+    ),
     "output with a recipe cut off": (
-        lambda p: p.own(GOOD, "--output", p.file("there/recipe.toml", "[a").parent), "recipe.toml",
+        lambda p: p.custom(GOOD, "--output", p.file("there/recipe.toml", "[a").parent), "recipe.toml",
     ),
     "output with a recipe that is a picture": (
-        lambda p: p.own(GOOD, "--output", p.file("there/recipe.toml", PNG).parent), "recipe.toml",
+        lambda p: p.custom(GOOD, "--output", p.file("there/recipe.toml", PNG).parent), "recipe.toml",
     ),
 }  # fmt: skip
 
 ACCEPTED: dict[str, Maker] = {
-    "CSV in UTF-8 with a mark": lambda p: p.own(GOOD.encode("utf-8-sig")),
-    "CSV with the line ends of Windows": lambda p: p.own(GOOD.replace("\n", "\r\n")),
-    "CSV with a line break in quotes": lambda p: p.own(GOOD + '"two\nlines, ""quoted""",good\n'),
-    "CSV with empty lines and ids left out": lambda p: p.own("id,review,stars\n1,a,good\n\n,b,bad\n,c,bad\n"),
-    "JSONL with a mark and empty lines": lambda p: p.own(b"\xef\xbb\xbf\n" + lines(*REVIEWS).encode(), name="t.jsonl"),
+    "CSV in UTF-8 with a mark": lambda p: p.custom(GOOD.encode("utf-8-sig")),
+    "CSV with the line ends of Windows": lambda p: p.custom(GOOD.replace("\n", "\r\n")),
+    "CSV with a line break in quotes": lambda p: p.custom(GOOD + '"two\nlines, ""quoted""",good\n'),
+    "CSV with empty lines and ids left out": lambda p: p.custom("id,review,stars\n1,a,good\n\n,b,bad\n,c,bad\n"),
+    "JSONL with a mark and empty lines": lambda p: p.custom(
+        b"\xef\xbb\xbf\n" + lines(*REVIEWS).encode(), name="t.jsonl"
+    ),
     "a recipe in UTF-8 with a mark": lambda p: [
         *p.setting("[distill]\nepochs = 1")[:1],
         p.file("mine.toml", b"\xef\xbb\xbf" + (p.folder / "mine.toml").read_bytes()),
@@ -574,9 +589,9 @@ def forget_peak() -> None:
 
 def memory(name: str) -> int:
     """Bytes: `VmRSS` now, or `VmHWM` at the peak."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+    matched = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert matched is not None
+    return int(matched[1]) * 1024
 
 
 def names(folder: Path) -> list[tuple[str, int]]:
@@ -659,8 +674,8 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
             case 5:
                 piece = bytes(made[at:to])
                 del made[at:to]
-                there = draw.randrange(len(made) + 1)
-                made[there:there] = piece
+                destination = draw.randrange(len(made) + 1)
+                made[destination:destination] = piece
             case _:
                 odd = (b"NaN", b"1e999", b"-1", b"null", b"true", b"9" * 5000, b"[]", b"''", b"99999999999999999999")
                 made[at:to] = draw.choice(odd)
@@ -727,9 +742,9 @@ def check_mutated(name: str, draw: random.Random, folder: Path) -> str:
     try:
         read(path)
     except UserError as error:
-        told = str(error)
-        assert len(told.splitlines()) == 1 and len(told) < 2000, told
-        assert name in told or told.startswith("corpus.source"), told
+        message = str(error)
+        assert len(message.splitlines()) == 1 and len(message) < 2000, message
+        assert name in message or message.startswith("corpus.source"), message
         return "refused"
     return "accepted"
 

@@ -30,9 +30,9 @@ def test_a_run_folder_of_version_0_1_goes_on(
     assert code == 0 and "distill:" in out, err
     assert atomic.is_finished(run.student) and run.recipe.read_text() == recipe
     inputs = atomic.read_json(run.inputs)
-    pins = {name: inputs.pop(name) for name in [*inputs] if name.startswith(f"file {teacher}/")}
+    model_hashes = {name: inputs.pop(name) for name in [*inputs] if name.startswith(f"file {teacher}/")}
     assert inputs == before, "the corpus has the fingerprint that version 0.1 wrote"
-    assert f"file {teacher}/model.safetensors" in pins, "which version 0.1 did not write"
+    assert f"file {teacher}/model.safetensors" in model_hashes, "which version 0.1 did not write"
     assert '"model": "student", "task": "adjacency"' in run.results.read_text()
     assert "FOLDER" not in recipe and atomic.read_manifest(unchanged)["row"] == "student"
 

@@ -46,8 +46,8 @@ class ForkedPart:
     """Called before it is asked whether it has ended."""
 
     def exit_code(self) -> int | None:
-        for look in self.looks:
-            look(self)
+        for callback in self.looks:
+            callback(self)
         return self.child.status()
 
     def ask_to_stop(self) -> None:
@@ -86,18 +86,18 @@ def numbers(path: Path) -> list[tuple[object, ...]]:
 
 
 def weights(folder: Path) -> dict[str, bytes]:
-    found = sorted(folder.rglob("model.safetensors"))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+    files = sorted(folder.rglob("model.safetensors"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def children_of(output: Path) -> list[psutil.Process]:
     """The processes at work on parts in a folder."""
-    found = []
+    processes = []
     for running in psutil.process_iter(["cmdline"]):
         line = running.info["cmdline"] or []
         if "--part" in line and str(output) in line:
-            found.append(running)
-    return found
+            processes.append(running)
+    return processes
 
 
 def wait_for(what: Callable[[], object], seconds: float = 500) -> None:

@@ -21,7 +21,7 @@ WORDS = ["a", "small", "model", "answers", "quickly", ",", "cats", "like", "milk
 def sentences(count: int, seed: int) -> list[tuple[list[str], list[str]]]:
     """Sentences in which a word tells the type of its entity."""
     draw = random.Random(seed)
-    found = []
+    rows = []
     for _ in range(count):
         words, tags = list[str](), list[str]()
         for _ in range(draw.randint(3, 7)):
@@ -32,8 +32,8 @@ def sentences(count: int, seed: int) -> list[tuple[list[str], list[str]]]:
                 tags += [f"B-{kind}", *[f"I-{kind}"] * (len(entity) - 1)]
             words.append(draw.choice(WORDS))
             tags.append("O")
-        found.append((words, tags))
-    return found
+        rows.append((words, tags))
+    return rows
 
 
 def as_conll(path: Path, rows: list[tuple[list[str], list[str]]]) -> Path:
@@ -87,11 +87,11 @@ def test_a_conll_file_becomes_a_model_that_finds_entities(tuned: TaskModel, tmp_
     assert of_words["tags"] == ["B-LOC", "O", "B-THING", "I-THING", "I-THING"]
 
     rows = [{"tokens": words, "ner_tags": tags} for words, tags in sentences(30, 2)]
-    found = tuned.score(rows)
-    assert found["entity_f1"] > 0.8 and list(found) == ["entity_f1", "entity_precision", "entity_recall"]
+    scores = tuned.score(rows)
+    assert scores["entity_f1"] > 0.8 and list(scores) == ["entity_f1", "entity_precision", "entity_recall"]
     seqeval = pytest.importorskip("seqeval.metrics")
     tags = [one["tags"] for one in tuned.predict([row["tokens"] for row in rows])]
-    assert found["entity_f1"] == pytest.approx(seqeval.f1_score([row["ner_tags"] for row in rows], tags))
+    assert scores["entity_f1"] == pytest.approx(seqeval.f1_score([row["ner_tags"] for row in rows], tags))
 
     table = tmp_path / "in.csv"
     with table.open("w", newline="") as stream:

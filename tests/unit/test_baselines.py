@@ -148,8 +148,8 @@ def test_word_embeddings_are_read_without_the_model(setup: tuple[Recipe, Path]) 
 
 def test_which_rows_a_recipe_has() -> None:
     recipe = Recipe(name="all", finetune=Finetune(tasks=("squad", "stsb", "sst2")))
-    found = [(job.task, job.row) for job in baseline_jobs(recipe)]
-    assert found == [(task, row) for task in ("sst2", "stsb") for row in TEXT_BASELINES], "a question has none"
+    jobs = [(job.task, job.row) for job in baseline_jobs(recipe)]
+    assert jobs == [(task, row) for task in ("sst2", "stsb") for row in TEXT_BASELINES], "a question has none"
     off = dataclasses.replace(recipe, finetune=dataclasses.replace(recipe.finetune, baselines=False))
     assert list(baseline_jobs(off)) == []
 

@@ -30,10 +30,10 @@ def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy()
 def test_the_lowest_threshold_with_enough_agreement() -> None:
     confidence = np.array([0.9, 0.6, 0.8, 0.7, 0.7])
     agrees = np.array([True, True, True, True, False])
-    found = agreement(confidence, agrees, wanted=0.98)
-    assert found and (found.threshold, found.examples, found.agreeing, found.total) == (0.8, 2, 2, 5)
-    assert found.share == 0.4, "both answers of one confidence are in, or none"
-    low, high = found.interval
+    strict = agreement(confidence, agrees, wanted=0.98)
+    assert strict and (strict.threshold, strict.examples, strict.agreeing, strict.total) == (0.8, 2, 2, 5)
+    assert strict.share == 0.4, "both answers of one confidence are in, or none"
+    low, high = strict.interval
     assert 0.1 < low < 0.4 < high < 0.8
     assert agreement(confidence, ~agrees | True) and agreement(confidence, agrees & False) is None
     loose = agreement(confidence, agrees, wanted=0.8)
@@ -126,19 +126,19 @@ def test_of_several_labels_every_probability_is_calibrated_and_all_labels_have_t
 
 def test_the_table_of_labels_says_what_scikit_learn_says(several: ChosenAnswers) -> None:
     table = label_table(several)
-    found = [[cell.text for cell in row.cells] for row in table.rows]
-    assert [row[:3] for row in found] == [
+    cells = [[cell.text for cell in row.cells] for row in table.rows]
+    assert [row[:3] for row in cells] == [
         ["toxic", "2", "small model"], ["toxic", "2", "teacher"],
         ["insult", "2", "small model"], ["insult", "2", "teacher"],
     ]  # fmt: skip
     assert several.teacher is not None
-    for side, rows in ((several.student, found[::2]), (several.teacher, found[1::2])):
+    for side, rows in ((several.student, cells[::2]), (several.teacher, cells[1::2])):
         precision, recall, f1, _ = precision_recall_fscore_support(several.labels, side.classes)
         assert [row[3:6] for row in rows] == [
             [f"{100 * value:.1f}" for value in scores] for scores in zip(precision, recall, f1, strict=True)
         ]
         assert [row[6] for row in rows] == ["0.500", "0.200"]
-    assert found[0][7] == f"{100 * (0.1 + 0.2 + 0.6 + 0.3) / 4:.1f}"
+    assert cells[0][7] == f"{100 * (0.1 + 0.2 + 0.6 + 0.3) / 4:.1f}"
 
 
 def test_of_many_labels_the_most_frequent_and_no_number_where_there_is_none() -> None:

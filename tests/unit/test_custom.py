@@ -66,8 +66,8 @@ def test_columns_and_length_can_be_set() -> None:
 
 
 def test_they_stand_behind_the_built_in_ones() -> None:
-    found = tasks_of(Finetune(custom={"mine": CustomTask(train="a.csv")}))
-    assert list(found) == [*TASKS, "mine"] and tasks_of(Finetune()) == TASKS
+    tasks = tasks_of(Finetune(custom={"mine": CustomTask(train="a.csv")}))
+    assert list(tasks) == [*TASKS, "mine"] and tasks_of(Finetune()) == TASKS
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
@@ -94,8 +94,8 @@ def test_classes_do_not_depend_on_the_sample_or_on_what_is_held_out(tmp_path: Pa
 def test_the_order_of_a_models_classes_can_be_kept(tmp_path: Path) -> None:
     task = reviews(table(tmp_path / "a.csv", ROWS), table(tmp_path / "b.csv", ROWS[:2]))
     for split in ("train", "validation"):
-        found = load(task, split, labels=("pos", "other", "neg"))
-        assert found.task.labels == ("pos", "other", "neg") and found.columns["label"][:2] == [0, 2]
+        loaded = load(task, split, labels=("pos", "other", "neg"))
+        assert loaded.task.labels == ("pos", "other", "neg") and loaded.columns["label"][:2] == [0, 2]
     with pytest.raises(UserError, match=r"a\.csv:3, column stars: expected a class of the train split: pos, found"):
         load(task, labels=("pos",))
 
@@ -169,7 +169,7 @@ def test_a_path_that_leads_nowhere_is_not_looked_for_on_the_hub(named: str, tmp_
 
 def test_hub_data_have_the_names_of_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     features = Features({"review": Value("string"), "stars": ClassLabel(names=["pos", "neg"])})
-    there = {
+    hub_data = {
         "train": Dataset.from_dict({"review": ["good", "bad"], "stars": [0, 1]}, features=features),
         "validation": Dataset.from_dict({"review": ["poor", "?"], "stars": [1, -1]}, features=features),
     }
@@ -177,7 +177,7 @@ def test_hub_data_have_the_names_of_their_classes(monkeypatch: pytest.MonkeyPatc
 
     def load_dataset(name: str, configuration: str | None, split: str) -> Dataset:
         asked.append((name, configuration, split))
-        return there[split]
+        return hub_data[split]
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     task = reviews("someone/reviews", "someone/reviews")

@@ -29,7 +29,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Path:
+def file(tmp_path: Path) -> Path:
     """A file of ten bytes."""
     path = tmp_path / "there"
     path.write_bytes(b"0123456789")
@@ -63,55 +63,55 @@ each_operation = pytest.mark.parametrize("name", OPERATIONS)
 
 
 @each_operation
-def test_each_operation_is_announced_once(name: str, announced: list[Operation], there: Path) -> None:
+def test_each_operation_is_announced_once(name: str, announced: list[Operation], file: Path) -> None:
     does, operation, content = OPERATIONS[name]
-    does(there)
-    assert announced == [operation(there)]
-    assert (there.read_bytes() if there.exists() else None) == content
+    does(file)
+    assert announced == [operation(file)]
+    assert (file.read_bytes() if file.exists() else None) == content
 
 
 @each_operation
 def test_an_operation_happens_inside_the_context_of_the_hook(
-    name: str, there: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bytes | None] = []
     does, _, content = OPERATIONS[name]
 
     @contextmanager
     def watch(_: Operation) -> Iterator[None]:
-        seen.append(there.read_bytes())
+        seen.append(file.read_bytes())
         yield
-        seen.append(there.read_bytes() if there.exists() else None)
+        seen.append(file.read_bytes() if file.exists() else None)
 
     monkeypatch.setattr(disk, "hook", watch)
-    does(there)
+    does(file)
     assert seen == [b"0123456789", content]
 
 
 @each_operation
-def test_what_a_hook_raises_stops_the_operation(name: str, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_hook_raises_stops_the_operation(name: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(_: Operation) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(disk, "hook", stop)
     with pytest.raises(DiskError, match="no space left"):
-        OPERATIONS[name][0](there)
-    assert there.read_bytes() == b"0123456789"
+        OPERATIONS[name][0](file)
+    assert file.read_bytes() == b"0123456789"
 
 
-def test_what_is_flushed_is_that_file_or_folder_itself(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_flushed_is_that_file_or_folder_itself(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[os.stat_result] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor)))
-    disk.sync(there)
-    disk.sync_folder(there.parent)
-    assert [*map(os.path.samestat, flushed, (there.stat(), there.parent.stat()))] == [True, True]
+    disk.sync(file)
+    disk.sync_folder(file.parent)
+    assert [*map(os.path.samestat, flushed, (file.stat(), file.parent.stat()))] == [True, True]
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664), (0o077, 0o600)], ids=oct)
 def test_a_file_is_opened_to_whom_the_mask_lets_and_others_stay_private_meanwhile(
-    mask: int, mode: int, there: Path, monkeypatch: pytest.MonkeyPatch
+    mask: int, mode: int, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_mask, meanwhile = os.umask, there.with_name("of another thread")
+    set_mask, meanwhile = os.umask, file.with_name("of another thread")
 
     def watched(wanted: int) -> int:
         before = set_mask(wanted)
@@ -119,15 +119,15 @@ def test_a_file_is_opened_to_whom_the_mask_lets_and_others_stay_private_meanwhil
             meanwhile.touch()
         return before
 
-    there.chmod(0o600)
+    file.chmod(0o600)
     before = set_mask(mask)
     try:
         monkeypatch.setattr(os, "umask", watched)
-        disk.open_to_umask(there)
+        disk.open_to_umask(file)
     finally:
         after = set_mask(before)
     assert after == mask, "as it was"
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (there, meanwhile)] == [mode, 0o600]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (file, meanwhile)] == [mode, 0o600]
 
 
 def test_folders_that_are_missing_are_made_and_each_name_is_flushed(announced: list[Operation], tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_folder_that_another_process_makes_at_once_is_no_error(
     assert (tmp_path / "a" / "b").is_dir()
 
 
-def test_a_folder_is_removed_with_all_in_it_and_a_link_alone(tmp_path: Path, there: Path) -> None:
+def test_a_folder_is_removed_with_all_in_it_and_a_link_alone(tmp_path: Path, file: Path) -> None:
     folder, link = tmp_path / "folder", tmp_path / "link"
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "file").touch()
@@ -166,7 +166,7 @@ def test_a_folder_is_removed_with_all_in_it_and_a_link_alone(tmp_path: Path, the
     disk.remove(link)
     assert (folder / "inner" / "file").exists() and not link.is_symlink()
     disk.remove(folder)
-    assert [*tmp_path.iterdir()] == [there]
+    assert [*tmp_path.iterdir()] == [file]
     disk.remove(folder)
 
 
@@ -181,7 +181,7 @@ def test_a_folder_is_removed_with_all_in_it_and_a_link_alone(tmp_path: Path, the
     ],
 )
 def test_an_error_of_the_disk_is_told_with_path_and_megabytes(
-    number: int, words: str, there: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, words: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Operation) -> None:
         raise OSError(number, os.strerror(number))
@@ -189,11 +189,11 @@ def test_an_error_of_the_disk_is_told_with_path_and_megabytes(
     monkeypatch.setattr(disk, "hook", fail)
     monkeypatch.setattr(disk, "free_bytes", lambda _: 1_250_000)
     with pytest.raises(DiskError) as caught:
-        disk.write(there, bytes(2_500_000))
+        disk.write(file, bytes(2_500_000))
     assert str(caught.value) == (
-        f"{there}: {words} (2.5 MB to write, 1.2 MB free); free some space, then run the same command to go on"
+        f"{file}: {words} (2.5 MB to write, 1.2 MB free); free some space, then run the same command to go on"
     )
-    assert (caught.value.path, caught.value.needed, caught.value.free) == (there, 2_500_000, 1_250_000)
+    assert (caught.value.path, caught.value.needed, caught.value.free) == (file, 2_500_000, 1_250_000)
 
 
 @pytest.mark.parametrize(
@@ -209,8 +209,8 @@ def test_an_error_of_the_disk_is_told_with_path_and_megabytes(
         ("I/O error: Input/output error (os error 5)", "input/output error of the disk"),
     ],
 )
-def test_errors_that_libraries_tell_in_words_are_errors_of_the_disk(text: str, words: str, there: Path) -> None:
-    with pytest.raises(DiskError, match=words) as caught, disk.disk_errors(there):
+def test_errors_that_libraries_tell_in_words_are_errors_of_the_disk(text: str, words: str, file: Path) -> None:
+    with pytest.raises(DiskError, match=words) as caught, disk.disk_errors(file):
         raise RuntimeError(text)
     assert "to write" not in str(caught.value), "nobody knows how much"
 
@@ -225,17 +225,17 @@ def test_errors_that_libraries_tell_in_words_are_errors_of_the_disk(text: str, w
     ],
     ids=str,
 )
-def test_other_errors_stay_what_they_are(error: Exception, there: Path) -> None:
-    with pytest.raises(type(error)) as caught, disk.disk_errors(there):
+def test_other_errors_stay_what_they_are(error: Exception, file: Path) -> None:
+    with pytest.raises(type(error)) as caught, disk.disk_errors(file):
         raise error
     assert caught.value is error
 
 
-def test_an_error_of_the_disk_is_told_once(there: Path, tmp_path: Path) -> None:
+def test_an_error_of_the_disk_is_told_once(file: Path, tmp_path: Path) -> None:
     """Where it happened, not where it passed by."""
-    with pytest.raises(DiskError) as caught, disk.disk_errors(tmp_path), disk.disk_errors(there):
+    with pytest.raises(DiskError) as caught, disk.disk_errors(tmp_path), disk.disk_errors(file):
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert caught.value.path == there
+    assert caught.value.path == file
 
 
 def test_room_is_looked_for_where_the_file_would_be(tmp_path: Path) -> None:
@@ -243,13 +243,13 @@ def test_room_is_looked_for_where_the_file_would_be(tmp_path: Path) -> None:
     assert disk.free_bytes(tmp_path / "not" / "there") > 0
 
 
-def test_the_bytes_of_a_folder_are_those_of_all_files_but_linked_ones(there: Path, tmp_path: Path) -> None:
+def test_the_bytes_of_a_folder_are_those_of_all_files_but_linked_ones(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "a" / "b").mkdir(parents=True)
     assert disk.bytes_in(folder) == 0
     (folder / "one").write_bytes(b"abc")
     (folder / "a" / "b" / ".two").write_bytes(b"de")
-    (folder / "link").symlink_to(there)
+    (folder / "link").symlink_to(file)
     (folder / "a" / "linked folder").symlink_to(tmp_path)
     (folder / "link to nothing").symlink_to(tmp_path / "nothing")
     assert disk.bytes_in(folder) == 5

@@ -34,12 +34,12 @@ DEFAULTS = settings(schema.to_dict(schema.Recipe()))
 
 def commands() -> list[tuple[str, str]]:
     """Each `tinydistilbert` command line in a fenced block, with the page it stands on."""
-    found = []
+    command_lines = []
     for page in PAGES:
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             lines = re.findall(r"^tinydistilbert [^#>\n]+", block.replace("\\\n", " "), re.MULTILINE)
-            found += [(page.name, line) for line in lines]
-    return found
+            command_lines += [(page.name, line) for line in lines]
+    return command_lines
 
 
 def test_the_readme_shows_commands():
@@ -132,6 +132,6 @@ def test_the_reference_names_every_flag_of_every_command():
     (commands_of,) = (action for action in build(everything=False)._actions if isinstance(action.choices, dict))
     known = {key.name for section in keys.sections() for key in section.keys} | set(RENAMED_KEYS)
     for command, parser in commands_of.choices.items():
-        own = {flag[2:] for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
-        own = {flag for flag in own if "." not in flag and flag.replace("-", "_") not in known}
-        assert {flag for flag in own if f"--{flag}" not in text} == set(), command
+        flag_names = {flag[2:] for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
+        flag_names = {flag for flag in flag_names if "." not in flag and flag.replace("-", "_") not in known}
+        assert {flag for flag in flag_names if f"--{flag}" not in text} == set(), command

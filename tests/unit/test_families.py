@@ -32,8 +32,10 @@ def test_every_family_is_tested(new_model) -> None:
 def test_cutting_all_layers_gives_the_teachers_exact_logits(scrambled, family, padded) -> None:
     teacher = scrambled(family)
     student = cut_student(teacher, schema.Student(layers=(0, 1, 2, 3)), seed=0).eval()
-    ours, theirs = student.state_dict(), teacher.state_dict()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    student_weights, teacher_weights = student.state_dict(), teacher.state_dict()
+    assert student_weights.keys() == teacher_weights.keys() and all(
+        torch.equal(student_weights[key], teacher_weights[key]) for key in student_weights
+    )
     assert_equal_up_to_rounding(logits(student, padded=padded), logits(teacher, padded=padded))
 
 
@@ -42,8 +44,8 @@ def test_bert_as_distilbert_too_up_to_the_order_of_one_addition(scrambled, padde
     # BERT adds word + token type + position in this order; with the type folded into the position it is another order.
     teacher = scrambled("bert").double()
     student = cut_student(teacher, schema.Student(layers=(0, 1, 2, 3), architecture="distilbert"), seed=0).eval()
-    ours, theirs = logits(student.double(), padded=padded), logits(teacher, padded=padded)
-    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-8)
+    student_logits, teacher_logits = logits(student.double(), padded=padded), logits(teacher, padded=padded)
+    torch.testing.assert_close(student_logits, teacher_logits, rtol=1e-7, atol=1e-8)
 
 
 def test_a_cut_student_is_read_by_plain_transformers_with_the_same_logits(
@@ -90,9 +92,11 @@ def test_every_head_loads_over_a_masked_lm_folder(scrambled, family, head, tmp_p
     save_model(saved, tokenizer, tmp_path / "saved")
     labels = ("no", "yes", "maybe") if head == "classification" else ()
     model = load_model(tmp_path / "saved", head, labels=labels).eval()
-    theirs = saved.base_model.state_dict()
-    ours = {key: value for key, value in model.base_model.state_dict().items() if not key.startswith("pooler.")}
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    saved_weights = saved.base_model.state_dict()
+    weights = {key: value for key, value in model.base_model.state_dict().items() if not key.startswith("pooler.")}
+    assert weights.keys() == saved_weights.keys() and all(
+        torch.equal(weights[key], saved_weights[key]) for key in weights
+    )
     output = model(input_ids=torch.randint(5, 232, (2, 9)))
     if head == "span":
         assert output.start_logits.shape == output.end_logits.shape == (2, 9)

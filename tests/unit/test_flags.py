@@ -191,10 +191,10 @@ def test_ways_to_write_a_list(arguments: list[str], value: tuple[int, ...]) -> N
     ],
 )
 def test_values_come_out_as_their_keys_want_them(arguments: list[str], key: str, value: Any) -> None:
-    found: Any = recipe("finetune", "minilm", *arguments)
+    setting: Any = recipe("finetune", "minilm", *arguments)
     for part in key.split("."):
-        found = getattr(found, part)
-    assert found == value and type(found) is type(value)
+        setting = getattr(setting, part)
+    assert setting == value and type(setting) is type(value)
 
 
 @pytest.mark.parametrize(

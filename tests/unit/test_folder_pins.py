@@ -109,7 +109,7 @@ def test_every_file_is_hashed_once_in_a_process(folder: Path, monkeypatch: pytes
     assert len(hashed) == len(set(hashed)) and "model.safetensors" in hashed
 
 
-PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
+RECIPE_CONTENTS: dict[str, Callable[[str], dict[str, Any]]] = {
     "teacher.model": lambda folder: {"teacher": {"model": folder}},
     "finetune.model": lambda folder: {"finetune": {"model": folder, "tasks": ["cola"]}},
     "finetune.distillation.teachers": lambda folder: {
@@ -124,14 +124,14 @@ PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=RECIPE_CONTENTS)
 def begun(
     request: pytest.FixtureRequest, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], RunContext]:
     """Makes the context of a run that reads `folder` in one of the places of a recipe, as a command does."""
     monkeypatch.setattr(pipeline, "check_inputs", lambda _: None)
     monkeypatch.setattr(Inputs, "sources", {})  # beside the models nothing is read
-    recipe = toml.from_dict({"precision": "fp32", **PLACES[request.param](str(folder))}, "test")
+    recipe = toml.from_dict({"precision": "fp32", **RECIPE_CONTENTS[request.param](str(folder))}, "test")
     return lambda: pipeline.run_context(recipe, tmp_path / "run", until="report", log=pytest.fail)
 
 

@@ -39,19 +39,19 @@ def test_the_same_tokens_as_from_transformers(tmp_path: Path, tokenizer, asked: 
     tokenizer.save_pretrained(tmp_path)
     settings = atomic.read_json(tmp_path / "tokenizer_config.json")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"truncation_side": side}))
-    theirs, ours = load_tokenizer(tmp_path), load_plain_tokenizer(tmp_path, vocabulary_size=len(tokenizer))
-    assert ours.pad_token_id == theirs.pad_token_id
-    assert ours.num_special_tokens_to_add(pair=True) == theirs.num_special_tokens_to_add(pair=True) == 3
+    reference, plain = load_tokenizer(tmp_path), load_plain_tokenizer(tmp_path, vocabulary_size=len(tokenizer))
+    assert plain.pad_token_id == reference.pad_token_id
+    assert plain.num_special_tokens_to_add(pair=True) == reference.num_special_tokens_to_add(pair=True) == 3
     texts = ["Where is it?"] * len(TEXTS) if asked.get("truncation") == "only_second" else TEXTS
     for given in ((texts, PAIRS), (texts,)) if "stride" not in asked else ((texts, PAIRS),):
         both = [
             each(*given, **asked, return_offsets_mapping=True, return_token_type_ids=True, verbose=False)
-            for each in (ours, theirs)
+            for each in (plain, reference)
         ]
         assert dict(both[0]) == dict(both[1])
         for row in range(len(both[0]["input_ids"])):
             assert both[0].sequence_ids(row) == both[1].sequence_ids(row)
-    one = [each("a cat", "a dog", verbose=False, return_token_type_ids=True) for each in (ours, theirs)]
+    one = [each("a cat", "a dog", verbose=False, return_token_type_ids=True) for each in (plain, reference)]
     assert dict(one[0]) == dict(one[1])
 
 
@@ -102,11 +102,11 @@ def test_without_the_libraries_of_training_the_answers_are_those_of_torch(task_m
     for model, columns, first, (all_of_them, one) in zip(ASKED, given, firsts, json.loads(done.stdout), strict=True):
         torchs = load(task_model(*model))
         expected = [*torchs.predict(*columns), *torchs.predict(*first)]
-        for ours, theirs in zip([*all_of_them, *one], expected, strict=True):
-            assert ours.keys() == theirs.keys(), model
-            for key, value in theirs.items():
+        for answer, torch_answer in zip([*all_of_them, *one], expected, strict=True):
+            assert answer.keys() == torch_answer.keys(), model
+            for key, value in torch_answer.items():
                 wanted = pytest.approx(value, abs=2e-4) if key in ("score", "scores") else value
-                assert ours[key] == wanted, (model, key)
+                assert answer[key] == wanted, (model, key)
 
 
 COMMAND_LINE = "from tinydistilbert.cli.main import main; main(sys.argv[1:])"

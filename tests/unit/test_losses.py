@@ -106,8 +106,8 @@ def test_relation_by_hand() -> None:
     teacher = torch.tensor([[[[first, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])  # two heads of 2
     student = torch.zeros(1, 1, 2, 4)
     by_hand = (0.75 * math.log(1.5) + 0.25 * math.log(0.5) + 0) / 2
-    found = terms.relation(student, teacher, 1, torch.ones(1, 2, 2).bool())
-    assert found.item() == pytest.approx(by_hand, rel=1e-6)
+    loss = terms.relation(student, teacher, 1, torch.ones(1, 2, 2).bool())
+    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_relation_with_the_models_own_heads_equals_a_naive_loop() -> None:
@@ -120,12 +120,14 @@ def test_relation_with_the_models_own_heads_equals_a_naive_loop() -> None:
             for query in range(real[row]):
                 probabilities = []
                 for vectors in (teacher, student):
-                    own = vectors[row, head, : real[row]]
-                    probabilities.append(torch.softmax(own @ own[query] / math.sqrt(own.shape[-1]), 0).tolist())
+                    states = vectors[row, head, : real[row]]
+                    probabilities.append(
+                        torch.softmax(states @ states[query] / math.sqrt(states.shape[-1]), 0).tolist()
+                    )
                 values.append(sum(p * math.log(p / q) for p, q in zip(*probabilities, strict=True)))
     visible = visible_of(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool())
-    found = terms.relation(student, teacher, heads, visible).item()
-    assert found == pytest.approx(sum(values) / len(values), rel=1e-12)
+    loss = terms.relation(student, teacher, heads, visible).item()
+    assert loss == pytest.approx(sum(values) / len(values), rel=1e-12)
 
 
 def test_relation_heads_cut_the_heads_laid_side_by_side() -> None:

@@ -59,9 +59,9 @@ def test_each_index_comes_with_its_epoch(step: int, examples: int, batch_size: i
     indices, epochs = stream_part(step, examples, batch_size, seed)
     assert epochs.tolist() == [place // examples for place in range(step * batch_size, (step + 1) * batch_size)]
     for epoch in set(epochs.tolist()):
-        here = indices[epochs == epoch].tolist()
+        epoch_indices = indices[epochs == epoch].tolist()
         order = epoch_part(0, epoch, examples, examples, seed).tolist()
-        assert here == [index for index in order if index in here], "in the order of their epoch"
+        assert epoch_indices == [index for index in order if index in epoch_indices], "in the order of their epoch"
 
 
 @given(examples=counts, batch_size=counts, seed=seeds, epoch=st.integers(0, 5))
@@ -107,9 +107,9 @@ def test_groups_are_those_that_runs_of_earlier_versions_began_with() -> None:
         group = group[np.argsort(lengths[group], kind="stable")]
         expected += [group[first : first + 4] for first in range(0, len(group), 4)]
     expected = [expected[index] for index in random.permutation(len(expected))]
-    found = length_grouped(lengths, 4, 3, 1, sorted_together=5)
-    assert [batch.tolist() for batch in found] == [batch.tolist() for batch in expected]
-    assert [batch.tolist() for batch in found[2:5]] == [batch.tolist() for batch in expected[2:5]]
+    groups = length_grouped(lengths, 4, 3, 1, sorted_together=5)
+    assert [batch.tolist() for batch in groups] == [batch.tolist() for batch in expected]
+    assert [batch.tolist() for batch in groups[2:5]] == [batch.tolist() for batch in expected[2:5]]
 
 
 def test_batches_that_are_not_sorted_together_mix_lengths():

@@ -37,13 +37,13 @@ def test_the_version_is_the_same_everywhere() -> None:
 def test_every_address_is_in_the_one_repository() -> None:
     files = [ROOT / "mkdocs.yml", ROOT / "CITATION.cff", ROOT / "README.md", *(ROOT / ".github").rglob("*.yml")]
     files += [*(ROOT / "src/tinydistilbert/recipe/presets").glob("*.toml"), ROOT / "pyproject.toml"]
-    found = {}
+    repositories = {}
     for path in files:
         for owner in re.findall(
             r"(?:github|raw\.githubusercontent)\.com/([\w-]+/tinydistilbert)\b", path.read_text("utf-8")
         ):
-            found[owner] = path
-    assert list(found) == [REPOSITORY.removeprefix("https://github.com/")], found
+            repositories[owner] = path
+    assert list(repositories) == [REPOSITORY.removeprefix("https://github.com/")], repositories
 
 
 def test_links_of_the_readme_hold_on_the_package_index() -> None:

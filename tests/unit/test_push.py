@@ -111,9 +111,9 @@ def test_a_hub_that_fails_is_told_in_one_line(
 ) -> None:
     with running(StandIn(fails=fails)) as hub:
         online(hub)
-        with pytest.raises(error, match=words) as told:
+        with pytest.raises(error, match=words) as caught:
             td.push(model, "me/x")
-        assert "\n" not in str(told.value) and not hub.files
+        assert "\n" not in str(caught.value) and not hub.files
         hub.fails.clear()
         assert td.push(model, "me/x").url and hub.files, "nothing was broken: the same call succeeds"
 

@@ -26,7 +26,7 @@ from tinydistilbert.tasks.repeated import (
 
 
 @pytest.fixture(autouse=True)
-def said() -> None:
+def fresh_notices() -> None:
     notices.begin()
 
 
@@ -43,8 +43,8 @@ def recipe_of(folder: Path, train: Sequence[str], validation: Sequence[str] | No
         (folder / f"{name}.csv").write_text(head + "".join(f"{row}\n" for row in rows or ()))
     scored = str(folder / "validation.csv") if validation is not None else ""
     pair = "other" if head.count(",") == 2 else ""
-    own = CustomTask(train=str(folder / "train.csv"), validation=scored, text_pair=pair)
-    return Recipe(finetune=Finetune(tasks=("own",), custom={"own": own}, **finetune))
+    custom_task = CustomTask(train=str(folder / "train.csv"), validation=scored, text_pair=pair)
+    return Recipe(finetune=Finetune(tasks=("own",), custom={"own": custom_task}, **finetune))
 
 
 def check(recipe: Recipe) -> None:
@@ -89,9 +89,9 @@ def test_a_copy_in_another_format_or_in_capitals_is_the_same_text(tmp_path: Path
     (tmp_path / "train.csv").write_text("text,label\nThe caf\u00e9  is old,0\nParis,1\n")
     texts = pa.table({"text": ["PARIS", "the cafe\u0301 is OLD"], "label": [1, 0]})
     pq.write_table(texts, tmp_path / "validation.parquet")
-    own = CustomTask(train=str(tmp_path / "train.csv"), validation=str(tmp_path / "validation.parquet"))
+    custom_task = CustomTask(train=str(tmp_path / "train.csv"), validation=str(tmp_path / "validation.parquet"))
     with pytest.raises(UserError, match=r"all of its 2 texts"):
-        check(Recipe(finetune=Finetune(tasks=("own",), custom={"own": own})))
+        check(Recipe(finetune=Finetune(tasks=("own",), custom={"own": custom_task})))
 
 
 def test_of_pairs_both_texts_count(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_one_file_for_both_splits_is_refused(link: bool, tmp_path: Path) -> None
     if link:
         (tmp_path / "validation.csv").symlink_to(tmp_path / "train.csv")
     else:
-        own = CustomTask(train=str(tmp_path / "train.csv"), validation=str(tmp_path / "." / "train.csv"))
-        recipe = Recipe(finetune=Finetune(tasks=("own",), custom={"own": own}))
+        custom_task = CustomTask(train=str(tmp_path / "train.csv"), validation=str(tmp_path / "." / "train.csv"))
+        recipe = Recipe(finetune=Finetune(tasks=("own",), custom={"own": custom_task}))
     with pytest.raises(UserError, match=r"finetune\.custom\.own\.validation: .*is also the train file"):
         refuse_one_file_for_two(tasks_of(recipe.finetune)["own"], None)
 
@@ -135,8 +135,8 @@ def test_nothing_is_told_where_all_texts_differ() -> None:
 
 
 def test_a_score_on_trained_texts_is_marked_of_published_splits_only_where_they_are_many(tmp_path: Path) -> None:
-    own = tasks_of(recipe_of(tmp_path, ["a,0", "b,1"], ["c,0"]).finetune)["own"]
-    assert is_alarming(own, 1, 1000) and not is_alarming(own, 0, 1000)
+    task = tasks_of(recipe_of(tmp_path, ["a,0", "b,1"], ["c,0"]).finetune)["own"]
+    assert is_alarming(task, 1, 1000) and not is_alarming(task, 0, 1000)
     assert not is_alarming(TASKS["cola"], 16, 1043) and is_alarming(TASKS["cola"], 60, 1043)
     train, scored = examples(["a", "b"]), examples(["a", *"cdefgh"], split="validation")
     shared = shared_with_train(train, scored)

@@ -57,13 +57,15 @@ def bert(seed: int, layers: int) -> BertForMaskedLM:
 def notebook_loss(student: BertForMaskedLM, teacher: BertForMaskedLM, batch: Batch) -> Tensor:
     """MLM + 4 · batchmean KL at T = 2 over all of [batch, length, vocabulary] + the cosine embedding loss at [CLS]."""
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "output_hidden_states": True}
-    told = teacher(**inputs)
-    own = student(**inputs, labels=batch["labels"])
-    tempered = F.log_softmax(own.logits / 2, dim=-1), F.softmax(told.logits / 2, dim=-1)
+    teacher_output = teacher(**inputs)
+    student_output = student(**inputs, labels=batch["labels"])
+    tempered = F.log_softmax(student_output.logits / 2, dim=-1), F.softmax(teacher_output.logits / 2, dim=-1)
     soft = torch.nn.KLDivLoss(reduction="batchmean")(*tempered) * 4
     target = torch.ones(len(batch["input_ids"]))
-    direction = torch.nn.CosineEmbeddingLoss()(own.hidden_states[-1][:, 0], told.hidden_states[-1][:, 0], target)
-    return own.loss + soft + direction
+    direction = torch.nn.CosineEmbeddingLoss()(
+        student_output.hidden_states[-1][:, 0], teacher_output.hidden_states[-1][:, 0], target
+    )
+    return student_output.loss + soft + direction
 
 
 def small_seed(**optimization: float) -> Recipe:
@@ -99,21 +101,21 @@ def test_the_settings_are_those_of_the_notebook() -> None:
 
 def test_the_learning_rates_are_those_of_transformers_schedule_over_27_steps() -> None:
     model = torch.nn.Linear(1, 1)
-    theirs = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    schedule = get_linear_schedule_with_warmup(theirs, WARMUP_STEPS, STEPS)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    schedule = get_linear_schedule_with_warmup(optimizer, WARMUP_STEPS, STEPS)
     expected = []
     for _ in range(STEPS):
         expected.append(schedule.get_last_lr()[0])
-        theirs.step()
+        optimizer.step()
         schedule.step()
     settings = SEED.distill.optimization
     steps, from_zero = distill_steps(SEED.distill, SEED.objective, LINES), settings.warmup_start == "zero"
-    found = [
+    rates = [
         settings.learning_rate * learning_rate_factor(step, steps, settings.warmup_ratio, from_zero=from_zero)
         for step in range(STEPS)
     ]
-    assert found == pytest.approx(expected, rel=1e-12)
-    assert found[:3] == pytest.approx([0, 2.5e-4, 5e-4]) and found[-1] == pytest.approx(5e-4 / 25)
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert rates[:3] == pytest.approx([0, 2.5e-4, 5e-4]) and rates[-1] == pytest.approx(5e-4 / 25)
 
 
 def test_weight_decay_is_on_every_parameter() -> None:
@@ -160,9 +162,9 @@ def test_the_gradient_of_a_short_step_is_the_notebooks() -> None:
             notebook_loss(student, teacher, batch).item() / 4, rel=1e-6
         )  # summed in fp32
         total.backward()
-    for (name, own), theirs in zip(student.named_parameters(), expected.parameters(), strict=True):
+    for (name, parameter), expected_parameter in zip(student.named_parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(
-            own.grad, theirs.grad, rtol=1e-8, atol=1e-12, msg=lambda text, name=name: name + text
+            parameter.grad, expected_parameter.grad, rtol=1e-8, atol=1e-12, msg=lambda text, name=name: name + text
         )
 
 
@@ -193,6 +195,6 @@ def test_a_small_training_ends_with_the_notebooks_weights(tmp_path: Path) -> Non
         ProjectedStudent(student, teacher), job, recipe.distill.optimization,
         Compute.of(recipe, torch.device("cpu")), seed=0, folder=tmp_path, label="seed",
     )  # fmt: skip
-    for own, theirs, start in zip(student.parameters(), expected.parameters(), before.parameters(), strict=True):
-        torch.testing.assert_close(own, theirs, rtol=1e-7, atol=1e-9)
-        assert not torch.equal(own, start)
+    for weight, wanted, start in zip(student.parameters(), expected.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(weight, wanted, rtol=1e-7, atol=1e-9)
+        assert not torch.equal(weight, start)

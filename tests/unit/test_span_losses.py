@@ -44,15 +44,15 @@ ANSWERS: list[tuple[str, ...]] = [
 )  # fmt: skip
 def test_what_is_not_learned_is_counted(max_length: int, expected: list[str], tokenizer: Any) -> None:
     train = examples("train", *ANSWERS)
-    found = span_losses(train, encode(train, tokenizer, max_length))
-    assert [sentence.startswith(start) for sentence, start in zip(found, expected, strict=True)] == [True] * len(found)
+    losses = span_losses(train, encode(train, tokenizer, max_length))
+    assert [loss.startswith(start) for loss, start in zip(losses, expected, strict=True)] == [True] * len(losses)
 
 
 def test_what_cannot_be_given_is_counted(tokenizer: Any) -> None:
     scored = examples("validation", *ANSWERS, ("Eiffel",), ("Eiffel", "the"))
-    found = span_losses(scored, encode(scored, tokenizer, 39))
-    assert [sentence.split(" ")[:3] for sentence in found] == [["1", "of", "7"], ["3", "of", "7"]]
-    assert "occurs in their context" in found[0] and "longer than 30 tokens" in found[1]
+    losses = span_losses(scored, encode(scored, tokenizer, 39))
+    assert [loss.split(" ")[:3] for loss in losses] == [["1", "of", "7"], ["3", "of", "7"]]
+    assert "occurs in their context" in losses[0] and "longer than 30 tokens" in losses[1]
 
 
 def test_where_nothing_is_lost_nothing_is_said(tokenizer: Any) -> None:

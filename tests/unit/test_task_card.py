@@ -31,9 +31,9 @@ HOSTILE = [
 
 
 def measured(row: str, value: float, **details: Any) -> Measurement:
-    found = {"interval": [value - 0.02, value + 0.02], "majority": 0.5, "warnings": [], **details}
+    all_details = {"interval": [value - 0.02, value + 0.02], "majority": 0.5, "warnings": [], **details}
     return Measurement(
-        row, "reviews", "accuracy", value, split="validation", examples=400, examples_total=400, details=found,
+        row, "reviews", "accuracy", value, split="validation", examples=400, examples_total=400, details=all_details,
         environment={"cpu": "Some CPU"},
     )  # fmt: skip
 

@@ -66,9 +66,9 @@ def test_a_distillation_run_ends_with_the_ratios_and_appends_its_rows(
     last = json.loads(printed.splitlines()[-1])
     assert list(last) == ["offline"] and list(last["offline"]) == precisions
     ratios = ["notebook", "authors_all", "authors_masked", "cached_masked"]
-    for found in last["offline"].values():
-        share = found.pop("peak_share")  # of the machine's rate: on a busy machine a tiny model's is rounded to 0
-        assert list(found)[:4] == ratios and min(found.values()) > 0 <= share, found
+    for by_way in last["offline"].values():
+        share = by_way.pop("peak_share")  # of the machine's rate: on a busy machine a tiny model's is rounded to 0
+        assert list(by_way)[:4] == ratios and min(by_way.values()) > 0 <= share, by_way
     assert all("ours_masked_over_fp32" in last["offline"][precision] for precision in precisions[1:])
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     ways = ["notebook", "authors_all", "authors_masked", "ours_all", "ours_masked", "ours_cached", "ours_no_dropout"]
@@ -97,10 +97,10 @@ def test_a_finetuning_run_ends_with_the_ratios_and_appends_its_rows(
     printed = in_this_process(finetune_throughput, command, monkeypatch, capsys)
     last = json.loads(printed.splitlines()[-1])
     assert list(last) == precisions
-    for found in last.values():
-        assert list(found) == ["offline-student"]
-        assert list(found["offline-student"]) == ["padded", "dynamic", "grouped", "squad_padded"]
-        assert all(value > 0 for value in found["offline-student"].values())
+    for by_model in last.values():
+        assert list(by_model) == ["offline-student"]
+        assert list(by_model["offline-student"]) == ["padded", "dynamic", "grouped", "squad_padded"]
+        assert all(value > 0 for value in by_model["offline-student"].values())
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     ways = ["padded", "dynamic", "grouped", "ours", "ours_no_attention_dropout", None]
     assert [(row["task"], row["precision"], row.get("way")) for row in rows] == [

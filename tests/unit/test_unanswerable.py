@@ -134,8 +134,8 @@ def test_no_answer_is_given_where_it_scores_above_the_threshold_in_all_windows()
     logits = [window(3, 1), window(9, -2), window(3, 1), window(0, 1)]
     assert null_score(logits[2:]) == 0  # the least over the windows
     examples, features = questions(NONE, NONE, PARIS), features_of(0, 1, 2, 2)
-    found = read_predictions(examples, features, logits, threshold=0.0)
-    assert found.words == ["", "", "Paris"] and found.extra["null_difference"] == [4, 22, -2]
+    predictions = read_predictions(examples, features, logits, threshold=0.0)
+    assert predictions.words == ["", "", "Paris"] and predictions.extra["null_difference"] == [4, 22, -2]
     assert read_predictions(examples, features, logits, threshold=4.0).words == ["Paris", "", "Paris"]
     always = read_predictions(examples, features, logits)
     assert always.words == ["Paris"] * 3 and "null_difference" not in always.extra
@@ -153,14 +153,14 @@ def test_the_threshold_is_chosen_by_questions_of_both_kinds_or_not_at_all() -> N
 def test_scores_are_also_given_of_questions_with_and_without_an_answer() -> None:
     examples = questions(NONE, PARIS, PARIS, NONE)
     logits = [window(3, 1), window(1, 3), window(2, 1), window(-1, 1)]
-    found = score(examples, read_predictions(examples, features_of(0, 1, 2, 3), logits, threshold=0.0), seed=0)
-    values = {name: value for name, (value, _) in found.items()}
+    scores = score(examples, read_predictions(examples, features_of(0, 1, 2, 3), logits, threshold=0.0), seed=0)
+    values = {name: value for name, (value, _) in scores.items()}
     assert values == {
         "exact_match": 0.5, "f1": 0.5, "has_ans_exact_match": 0.5, "has_ans_f1": 0.5, "no_ans_exact_match": 0.5,
         "no_ans_f1": 0.5,
     }  # fmt: skip
-    assert found["no_ans_f1"][1]["examples"] == 2 and found["has_ans_f1"][1]["examples"] == 2
-    assert found["f1"][1]["majority"] == 0.5  # of two kinds, each half
+    assert scores["no_ans_f1"][1]["examples"] == 2 and scores["has_ans_f1"][1]["examples"] == 2
+    assert scores["f1"][1]["majority"] == 0.5  # of two kinds, each half
     answered = dataclasses.replace(examples, columns={name: column[1:3] for name, column in examples.columns.items()})
     predictions = read_predictions(answered, features_of(0, 1), logits[1:3])
     assert [*score(answered, predictions, seed=0)] == ["exact_match", "f1"]
@@ -312,8 +312,8 @@ def test_every_question_of_any_file_comes_out_with_its_answer_or_none(
         task = custom_task("mine", CustomTask(train=str(path), kind="span"))
         examples = load_examples(task, "train", data=None, corpus=Corpus(), limit=0, seed=0)
         assert examples.columns["id"] == [one["id"] for one in asked] and len(examples) == examples.total == len(spans)
-        found = [answer["text"] for answer in examples.columns["answers"]]
-        assert found == [[CONTEXT[slice(*span)]] if span else [] for span in spans]
+        texts = [answer["text"] for answer in examples.columns["answers"]]
+        assert texts == [[CONTEXT[slice(*span)]] if span else [] for span in spans]
         assert examples.has_unanswerable == (None in spans)
 
 
@@ -332,7 +332,7 @@ def test_squad_2_is_a_task_of_the_data_folder(tmp_path: Path) -> None:
 
 # Training.
 
-PEOPLE, PLACES = (
+PEOPLE, LOCATIONS = (
     ("paris", "eiffel", "the engineer", "the student"),
     ("the lake", "the tower", "the old house", "france"),
 )
@@ -343,7 +343,7 @@ def squad_2(path: Path, count: int, seed: int) -> str:
     random = np.random.default_rng(seed)
     entries = []
     for i in range(count):
-        who, where = random.choice(PEOPLE), random.choice(PLACES)
+        who, where = random.choice(PEOPLE), random.choice(LOCATIONS)
         context = f"{who} is near {where} and page {i}"
         answer = {"text": where, "answer_start": context.index(where, len(who))}
         asked = [

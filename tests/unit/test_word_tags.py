@@ -56,7 +56,7 @@ def read(of: Task, split: str = "train", **more: Any) -> Examples:
     return load_examples(of, split, data=None, corpus=Corpus(), limit=0, seed=0, **more)
 
 
-def said() -> str:
+def notice_text() -> str:
     return "\n".join(notices.all_notices())
 
 
@@ -118,8 +118,8 @@ def test_every_way_of_writing_entities_is_read_alike(
     assert named(examples) == TAGS
     assert examples.columns["text"] == [" ".join(words) for words in TOKENS]
     assert examples.columns["words"][0] == ((0, 2), (3, 10), (11, 17), (18, 22))
-    assert ("-DOCSTART-" in said()) == ("-DOCSTART-" in content)
-    assert ("1 comment line" in said()) == ("comment" in content)
+    assert ("-DOCSTART-" in notice_text()) == ("-DOCSTART-" in content)
+    assert ("1 comment line" in notice_text()) == ("comment" in content)
 
 
 def test_numbers_have_the_names_that_the_data_set_gives_them(tmp_path: Path) -> None:
@@ -223,8 +223,8 @@ def test_entities_inside_words_are_widened_and_told(tmp_path: Path) -> None:
     ]  # fmt: skip
     examples = read(task(written(tmp_path / "a.jsonl", lines(*rows))))
     assert named(examples) == [["B-LOC", "O", "B-LOC", "B-LOC", "I-LOC", "O"]]
-    assert "2 of 4 entities begin or end inside a word" in said()
-    assert "1 of 4 entities share a word" in said()
+    assert "2 of 4 entities begin or end inside a word" in notice_text()
+    assert "1 of 4 entities share a word" in notice_text()
 
 
 def test_both_sides_of_a_hold_out_have_every_type_that_has_two_texts(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_both_sides_of_a_hold_out_have_every_type_that_has_two_texts(tmp_path: P
     assert len(scored) == 5 and len(rest) == 38
     for examples in (scored, rest):
         assert {"B-X", "B-Y"} <= {tag for tags in named(examples) for tag in tags}
-    assert "1 class has no examples on one side of the hold-out: Z" in said()
+    assert "1 class has no examples on one side of the hold-out: Z" in notice_text()
 
 
 # Tags.
@@ -251,15 +251,15 @@ def test_both_sides_of_a_hold_out_have_every_type_that_has_two_texts(tmp_path: P
     ],
 )
 def test_other_schemes_are_read_as_iob2(written_tags: str, scheme: str, changed: int) -> None:
-    found = as_iob2([written_tags.split()])
-    assert found.tags == [["B-A", "I-A", "O", "B-B", "B-B", "B-A"]]
-    assert (found.scheme, found.changed) == (scheme, changed)
+    converted = as_iob2([written_tags.split()])
+    assert converted.tags == [["B-A", "I-A", "O", "B-B", "B-B", "B-A"]]
+    assert (converted.scheme, converted.changed) == (scheme, changed)
 
 
 def test_another_scheme_is_told(tmp_path: Path) -> None:
     content = CONLL.replace("B-", "I-")
     assert named(read(task(written(tmp_path / "a.conll", content)))) == TAGS
-    assert "4 of 9 tags are written in the scheme IOB1 and converted to IOB2" in said()
+    assert "4 of 9 tags are written in the scheme IOB1 and converted to IOB2" in notice_text()
 
 
 tags_strategy = st.lists(st.sampled_from(tag_names(("A", "B"))), max_size=12)
@@ -283,9 +283,9 @@ def test_entities_and_scores_are_those_of_seqeval(pairs: list[tuple[list[str], l
         assert value == pytest.approx(expected)
     if any(map(entities_of, gold)):
         report = labeling.classification_report(gold, guesses, output_dict=True, zero_division=0)
-        for kind, found in scores_by_type(gold, guesses).items():
+        for kind, scores in scores_by_type(gold, guesses).items():
             names = {"precision": "precision", "recall": "recall", "f1": "f1-score", "entities": "support"}
-            assert found == {mine: pytest.approx(float(report[kind][theirs])) for mine, theirs in names.items()}
+            assert scores == {mine: pytest.approx(float(report[kind][key])) for mine, key in names.items()}
 
 
 def test_resamples_and_the_paired_test_count_entities_of_sentences() -> None:
@@ -374,9 +374,9 @@ def test_words_that_share_a_token_go_on_as_the_first_and_cut_ones_are_outside() 
     tokens = word_tokens(words, offsets)
     assert tokens.tolist() == [1, 2, 2, 3, -1] and is_first_piece(tokens).tolist() == [True, True, False, True, False]
     logits = np.eye(3, dtype=np.float32)[[0, 0, 1, 0, 2]] * 5
-    found = word_predictions(logits, tokens, ("O", "B-L", "I-L"))
-    assert found.tags == ["O", "B-L", "I-L", "O", "O"] and found.are_finite
-    assert found.probabilities[:4] == pytest.approx(np.exp(5) / (np.exp(5) + 2)) and found.probabilities[4] == 1
+    predicted = word_predictions(logits, tokens, ("O", "B-L", "I-L"))
+    assert predicted.tags == ["O", "B-L", "I-L", "O", "O"] and predicted.are_finite
+    assert predicted.probabilities[:4] == pytest.approx(np.exp(5) / (np.exp(5) + 2)) and predicted.probabilities[4] == 1
     logits[3] = np.nan
     broken = word_predictions(logits, tokens, ("O", "B-L", "I-L"))
     assert broken.tags == ["O", "B-L", "I-L", "O", "O"] and not broken.are_finite
@@ -462,28 +462,31 @@ def test_soft_targets_lie_at_the_words_that_the_teacher_read(
     )  # fmt: skip
     features = encode(examples, tokenizer, 16)
     batch = SoftTargets.open(tmp_path / "soft", examples, features).batch(np.array([0, 1]))
-    taught, assigned = batch["teacher_words"], features.labels != NO_LABEL
-    assert taught.shape == assigned.shape and not (taught.numpy() & ~assigned).any()
-    assert taught.sum(1).tolist() == [3, 6] and assigned.sum(1).tolist() == [3, 9]  # the teacher reads 8 tokens
+    teacher_words, assigned = batch["teacher_words"], features.labels != NO_LABEL
+    assert teacher_words.shape == assigned.shape and not (teacher_words.numpy() & ~assigned).any()
+    assert teacher_words.sum(1).tolist() == [3, 6] and assigned.sum(1).tolist() == [3, 9]  # the teacher reads 8 tokens
     for row, text in enumerate(texts):
         inputs = tokenizer(text, truncation=True, max_length=8, return_tensors="pt", return_token_type_ids=False)
         logits = teacher(**inputs).logits[0][:, [1, 0, 2]]
-        places = taught[row].nonzero().flatten()
-        tiny.assert_equal_up_to_rounding(batch["teacher_logits"][row, places], logits[places])
+        positions = teacher_words[row].nonzero().flatten()
+        tiny.assert_equal_up_to_rounding(batch["teacher_logits"][row, positions], logits[positions])
 
     student = tiny.scrambled(tiny.model("bert", "token-classification", num_labels=3))
     objective = TaskLoss("token-classification", TaskDistillation(soft=1.0, temperature=2.0))
     whole = collate(features, [0, 1], 0, token_types=True) | batch
     loss, _ = objective.loss(ProjectedStudent(student), whole, {"soft": 1.0}, 0)
     logits = student(**{name: whole[name] for name in ("input_ids", "attention_mask", "token_type_ids")}).logits
-    of_teacher = batch["teacher_logits"][taught]
+    of_teacher = batch["teacher_logits"][teacher_words]
     expected = 4 * F.kl_div(
-        (logits[taught] / 2).log_softmax(-1), (of_teacher / 2).log_softmax(-1), log_target=True, reduction="batchmean"
+        (logits[teacher_words] / 2).log_softmax(-1),
+        (of_teacher / 2).log_softmax(-1),
+        log_target=True,
+        reduction="batchmean",
     )
     tiny.assert_equal_up_to_rounding(loss, expected)
     halves = [{name: value[row : row + 1] for name, value in whole.items()} for row in (0, 1)]
     shares = [share["soft"] for share in objective.token_shares(halves)]
-    assert shares == [count / int(taught.sum()) for count in taught.sum(1).tolist()]
+    assert shares == [count / int(teacher_words.sum()) for count in teacher_words.sum(1).tolist()]
 
 
 def test_a_teacher_that_says_nothing_about_the_tags_is_refused() -> None:

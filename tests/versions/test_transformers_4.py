@@ -99,25 +99,25 @@ def of_4(folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> d
     command = [os.environ["TRANSFORMERS_4"], str(program), str(work / "folders.json"), str(work / "answers.json")]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(command, check=True, capture_output=True, timeout=500, env=environment)
-    found: dict[str, Any] = json.loads((work / "answers.json").read_text())
-    assert found.pop("version").startswith("4."), "another version is installed there"
-    return found
+    loaded: dict[str, Any] = json.loads((work / "answers.json").read_text())
+    assert loaded.pop("version").startswith("4."), "another version is installed there"
+    return loaded
 
 
 def test_every_folder_is_read_and_answers_alike(folders: dict[str, str], of_4: dict[str, Any]) -> None:
     wrong = []
     for folder, head in folders.items():
-        theirs, ours = of_4[folder], json.loads(json.dumps(answers(folder, head)))
-        if "error" in theirs:
-            wrong.append(f"{Path(folder).name}: {theirs['error']}")
+        old, new = of_4[folder], json.loads(json.dumps(answers(folder, head)))
+        if "error" in old:
+            wrong.append(f"{Path(folder).name}: {old['error']}")
             continue
-        if theirs["tokens"] != ours["tokens"] or theirs["longest"] != ours["longest"]:
+        if old["tokens"] != new["tokens"] or old["longest"] != new["longest"]:
             wrong.append(f"{Path(folder).name}: other tokens")
             continue
-        for one, other in zip(theirs.get("logits", ()), ours.get("logits", ()), strict=True):
+        for one, other in zip(old.get("logits", ()), new.get("logits", ()), strict=True):
             for mine, its in zip(one, other, strict=True):
                 torch.testing.assert_close(torch.tensor(mine), torch.tensor(its), atol=1e-4, rtol=1e-4)
-        for one, other in zip(theirs.get("pipeline", ()), ours.get("pipeline", ()), strict=True):
+        for one, other in zip(old.get("pipeline", ()), new.get("pipeline", ()), strict=True):
             assert one.keys() == other.keys()
             assert {k: v for k, v in one.items() if k != "score"} == {k: v for k, v in other.items() if k != "score"}
             assert one["score"] == pytest.approx(other["score"], abs=1e-4)
