@@ -95,7 +95,7 @@ def swept() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def heard() -> Iterator[None]:
+def warnings_enabled() -> Iterator[None]:
     """A test after which the package's warnings go unheard fails, and not those that come after it."""
     yield
     silenced = [name for name in WARNING if not logging.getLogger(name).isEnabledFor(logging.WARNING)]

@@ -70,11 +70,11 @@ def read_once(function: Callable[[], Any], shared: str | None) -> Callable[[], A
         with FileLock(f"{path}.lock"):
             if path.exists():
                 return pickle.loads(path.read_bytes())
-            found, partial = function(), path.with_suffix(f".{os.getpid()}")
+            value, partial = function(), path.with_suffix(f".{os.getpid()}")
             with suppress(OSError):  # a disk that a test has filled
-                partial.write_bytes(pickle.dumps(found))
+                partial.write_bytes(pickle.dumps(value))
                 partial.replace(path)
-            return found
+            return value
 
     return read
 
@@ -83,14 +83,14 @@ def measured_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, which measures the machine, once a process for each shape of layers and number of threads."""
     import torch  # here, for the process that hands tests out needs none
 
-    found: dict[tuple[Any, ...], Any] = {}
+    measurements: dict[tuple[Any, ...], Any] = {}
 
     @functools.wraps(function)
     def measured(*what: Any) -> Any:
         key = (*what, torch.get_num_threads())
-        if key not in found:
-            found[key] = function(*what)
-        return found[key]
+        if key not in measurements:
+            measurements[key] = function(*what)
+        return measurements[key]
 
     return measured
 

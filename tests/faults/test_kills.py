@@ -58,7 +58,7 @@ def cases(
         "finetune (D)": ("finetune", recipe, ["tasks/acceptability/student-d"]),
         "finetune with selection": ("finetune", selection, ["tasks"]),
     }
-    found = {}
+    named_cases = {}
     for name, (command, source, unmade) in kinds.items():
         begun = tiny_runs.without(folder / source.stem, *unmade, target=folder / f"begun {name}")
         run, start = folder / "alone", time.monotonic()
@@ -69,8 +69,8 @@ def cases(
         shutil.rmtree(run)
         assert list(tiny_runs.leftovers(begun)) == [] and board["save_operations"] > 0
         counts = board["operations"], board["save_operations"]
-        found[name] = Case([command, str(source)], begun, expected, seconds, *counts)
-    return found, cache
+        named_cases[name] = Case([command, str(source)], begun, expected, seconds, *counts)
+    return named_cases, cache
 
 
 def _to(run: Path) -> list[str]:
@@ -124,8 +124,8 @@ def test_a_killed_training_ends_as_one_that_was_left_alone(
                         break
                 child = forks.start("main", {"arguments": [*case.command, *_to(run)]}, cache=cache)
                 assert child.wait() == 0, child.err()
-                found = tiny_runs.outcome(run)
-                assert found == case.expected, tiny_runs.differing(found, case.expected)
+                outcome = tiny_runs.outcome(run)
+                assert outcome == case.expected, tiny_runs.differing(outcome, case.expected)
                 assert "skipping checkpoint" not in child.err()
                 assert list(tiny_runs.leftovers(run)) == []
                 shutil.rmtree(run)
@@ -165,8 +165,8 @@ def test_moments_that_chance_seldom_hits(
     killed_in(forks, case, run, cache, function)
     child = forks.start("main", {"arguments": [*case.command, *_to(run)]}, cache=cache)
     assert child.wait() == 0, child.err()
-    found = tiny_runs.outcome(run)
-    assert found == case.expected, tiny_runs.differing(found, case.expected)
+    outcome = tiny_runs.outcome(run)
+    assert outcome == case.expected, tiny_runs.differing(outcome, case.expected)
     assert list(tiny_runs.leftovers(run)) == []
 
 
@@ -179,11 +179,11 @@ def test_a_run_that_was_killed_at_its_first_file_can_begin(
     assert [path.name for path in run.iterdir() if path.suffix == ".tmp"], "the recipe was half-written"
     child = forks.start("main", {"arguments": [*case.command, *_to(run)]}, cache=cache)
     assert child.wait() == 0, child.err()
-    found, expected = (
+    outcome, expected = (
         {name: value for name, value in each.items() if name.startswith("teacher/")}
         for each in (tiny_runs.outcome(run), case.expected)
     )
-    assert found == expected, tiny_runs.differing(found, expected)
+    assert outcome == expected, tiny_runs.differing(outcome, expected)
     assert list(tiny_runs.leftovers(run)) == []
 
 

@@ -28,9 +28,9 @@ SOON = {"tinydistilbert.training.ranks:PART_SECONDS": 1.0}
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
         return port
 
 
@@ -117,9 +117,9 @@ def test_processes_train_what_one_trains(bench: Bench, alone: Path, world: int, 
     ended(bench.fit(world, tmp_path))
     for rank in range(world):
         assert distance(alone / "rank-0.safetensors", tmp_path / f"rank-{rank}.safetensors") < NEAR
-    ours, theirs = lines(tmp_path / "model" / "log.jsonl"), lines(alone / "model" / "log.jsonl")
-    assert [line.get("fit", 0) for line in ours] == pytest.approx([line.get("fit", 0) for line in theirs], rel=1e-4)
-    assert [line.get("tokens") for line in ours] == [line.get("tokens") for line in theirs]
+    log, log_alone = lines(tmp_path / "model" / "log.jsonl"), lines(alone / "model" / "log.jsonl")
+    assert [line.get("fit", 0) for line in log] == pytest.approx([line.get("fit", 0) for line in log_alone], rel=1e-4)
+    assert [line.get("tokens") for line in log] == [line.get("tokens") for line in log_alone]
 
 
 def test_srun_needs_no_other_launcher(bench: Bench, alone: Path, tmp_path: Path) -> None:
@@ -191,10 +191,10 @@ def test_a_whole_run_of_two_processes_is_that_of_one(bench: Bench, run_alone: Pa
     ended(children)
     assert models(output) == models(run_alone) != []
     assert max(distance(output / model, run_alone / model) for model in models(output)) < NEAR
-    ours, theirs = (lines(run / "results.jsonl") for run in (output, run_alone))
-    values = [[(row["model"], row["metric"]) for row in rows] for rows in (ours, theirs)]
+    scores, scores_alone = (lines(run / "results.jsonl") for run in (output, run_alone))
+    values = [[(row["model"], row["metric"]) for row in rows] for rows in (scores, scores_alone)]
     assert values[0] == values[1]
-    for row, other in zip(ours, theirs, strict=True):
+    for row, other in zip(scores, scores_alone, strict=True):
         assert row["value"] == pytest.approx(other["value"], rel=1e-4), row
         assert (row["examples"], row["split"]) == (other["examples"], other["split"])
     assert children[1].out() == children[1].err() == "" != children[0].err()
@@ -208,9 +208,9 @@ def test_a_teacher_in_shards_says_what_the_whole_one_says(bench: Bench) -> None:
     children = bench.start(2, "shards", [{"teacher": str(bench.inputs.teacher)}] * 2)
     ended(children)
     for child in children:
-        found = json.loads(child.out())
-        assert found["difference"] < NEAR and 0.4 < found["share"] < 0.6
-        assert len(found["lines"]) == 1 and "in shards over 2 processes" in found["lines"][0]
+        report = json.loads(child.out())
+        assert report["difference"] < NEAR and 0.4 < report["share"] < 0.6
+        assert len(report["lines"]) == 1 and "in shards over 2 processes" in report["lines"][0]
 
 
 def test_a_student_learns_the_same_from_a_teacher_in_shards(bench: Bench, tmp_path: Path) -> None:
@@ -222,8 +222,8 @@ def test_a_student_learns_the_same_from_a_teacher_in_shards(bench: Bench, tmp_pa
     ended(children)
     student = "student/model.safetensors"
     assert distance(tmp_path / "one" / student, tmp_path / "two" / student) < NEAR
-    said = children[0].out() + children[0].err()
-    assert said.count("teacher: in shards over 2 processes") == 2, "to be measured, and to be learned from"
+    output = children[0].out() + children[0].err()
+    assert output.count("teacher: in shards over 2 processes") == 2, "to be measured, and to be learned from"
     # Whoever goes on may hold the teacher in another way.
     ended(bench.command(1, *arguments, "--output", tmp_path / "two"))
 

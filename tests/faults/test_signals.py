@@ -91,9 +91,9 @@ def begin(bench: Bench, phase: Phase, name: str) -> tuple[list[str], Path, Path]
 
 def made(run: Path, cache: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is in the run and in the cache, but for what the clock chooses and what only the report writes."""
-    found = {name: value for name, value in tiny_runs.outcome(run).items() if "/best/" not in name}
-    found.pop("student/README.md", None)
-    return found, tiny_runs.outcome(cache)
+    run_outcome = {name: value for name, value in tiny_runs.outcome(run).items() if "/best/" not in name}
+    run_outcome.pop("student/README.md", None)
+    return run_outcome, tiny_runs.outcome(cache)
 
 
 def stopped(forks: Any, phase: Phase, command: list[str], run: Path, cache: Path, random: random.Random) -> bool:
@@ -104,14 +104,14 @@ def stopped(forks: Any, phase: Phase, command: list[str], run: Path, cache: Path
         child.wait_until(lambda board: board["phase"] == 1)
         time.sleep(random.random() ** 2 * phase.seconds)
     child.send(number)
-    status, told = child.wait(), child.err().splitlines()
+    status, messages = child.wait(), child.err().splitlines()
     assert "Traceback" not in child.err() and "ignored" not in child.err(), child.err()
-    assert status in (0, 130), (status, told)
+    assert status in (0, 130), (status, messages)
     if status == 0:
-        assert not any(STOPPED in line for line in told), told
+        assert not any(STOPPED in line for line in messages), messages
         return False
-    assert STOPPED in told[-1] and sum(STOPPED in line for line in told) == 1, told
-    step = re.search(r"stopped after step (\d+)", told[-1])
+    assert STOPPED in messages[-1] and sum(STOPPED in line for line in messages) == 1, messages
+    step = re.search(r"stopped after step (\d+)", messages[-1])
     if step:
         assert phase.is_training
         kept = run / "student.partial" / "checkpoints" / f"step-{int(step[1]):08d}" / "manifest.json"
@@ -135,9 +135,9 @@ def test_a_stopped_command_goes_on_to_the_same_end(forks: Any, bench: Bench, tri
                 stops[name] += stopped(forks, phase, command, run, cache, random)
                 child = forks.start("main", {"arguments": command}, cache=cache)
                 assert child.wait() == 0, child.err()
-                found = made(run, cache)
-                assert found == expected[name], [
-                    tiny_runs.differing(*pair) for pair in zip(found, expected[name], strict=True)
+                outcome = made(run, cache)
+                assert outcome == expected[name], [
+                    tiny_runs.differing(*pair) for pair in zip(outcome, expected[name], strict=True)
                 ]
                 assert list(tiny_runs.leftovers(run)) == []
                 shutil.rmtree(run)

@@ -36,8 +36,8 @@ def test_a_captured_graph_gives_the_logits_of_the_model() -> None:
 @torch.inference_mode()
 def test_throughput_is_told_with_its_batch_size() -> None:
     model = torch.nn.Module.to(BertForSequenceClassification(CONFIG).eval(), torch.device("cuda"))
-    found = gpu.throughput(model, gpu.forward_of(model, gpu.EAGER), token_types=True)
-    assert found.tried[found.batch_size] == found.per_second == max(found.tried.values()) > found.tried[1]
+    speed = gpu.throughput(model, gpu.forward_of(model, gpu.EAGER), token_types=True)
+    assert speed.tried[speed.batch_size] == speed.per_second == max(speed.tried.values()) > speed.tried[1]
 
 
 def test_every_mode_is_a_row(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -85,8 +85,8 @@ def test_a_table_becomes_a_small_model_that_gives_several_labels(run: TaskModel,
     assert answer["labels"] == [name for name, score in answer["scores"].items() if score >= thresholds[name]]
     assert {"building", "water"} <= {*answer["labels"]} and list(answer["scores"]) == list(WORDS)
     table = as_columns(tmp_path / "test.csv", rows_of(40, 1))
-    found = run.score(table)
-    assert found["micro_f1"] > 0.65 and list(found) == ["micro_f1", "macro_f1", "exact_match"]
+    model_scores = run.score(table)
+    assert model_scores["micro_f1"] > 0.65 and list(model_scores) == ["micro_f1", "macro_f1", "exact_match"]
     code, _, err = call("predict", run.model, table, "--text", "review", "--output", tmp_path / "out.csv")
     assert code == 0, err
     answered = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
@@ -94,7 +94,7 @@ def test_a_table_becomes_a_small_model_that_gives_several_labels(run: TaskModel,
     right = np.mean(
         [set(filter(None, r["prediction"].split("|"))) == {n for n in WORDS if r[n] == "1"} for r in answered]
     )
-    assert right == pytest.approx(found["exact_match"])
+    assert right == pytest.approx(model_scores["exact_match"])
     code, out, err = call("compare", f"{run.folder}:teacher", f"{run.folder}:model (D)", "--output", tmp_path / "page")
     assert code == 0 and "micro F1" in out, err
 
@@ -129,8 +129,8 @@ def test_lists_from_python_and_a_cell_with_a_separator_from_the_command_line(
     command += ["--finetune.distillation.soft_labels", soft]
     code, out, err = call(*command, "--label-separator", ";")
     assert code == 0 and "micro F1" in out, err
-    told = (tmp_path / "run" / "notices.txt").read_text()
+    notices = (tmp_path / "run" / "notices.txt").read_text()
     for words in ("cells split at ';'", "have no label", "to choose the thresholds", "joined by text to"):
-        assert words in told, words
+        assert words in notices, words
     rows = {m.model for m in results.read(tmp_path / "run" / "results.jsonl")}
     assert "model (D)" in rows

@@ -208,5 +208,5 @@ def test_an_interrupted_selection_ends_as_an_uninterrupted_one(
     assert call(*command, "--output", tmp_path / "stopped")[0] == 0
     models = [tmp_path / run / "tasks" / "reviews" / "model" / "seed-0" / "model" for run in ("whole", "stopped")]
     assert atomic.sha256(models[0] / "model.safetensors") == atomic.sha256(models[1] / "model.safetensors")
-    told = [json.loads((model / "training.json").read_text()) for model in models]
-    assert told[0]["selected"] == told[1]["selected"] and told[0]["learning_rates"] == told[1]["learning_rates"]
+    facts = [json.loads((model / "training.json").read_text()) for model in models]
+    assert facts[0]["selected"] == facts[1]["selected"] and facts[0]["learning_rates"] == facts[1]["learning_rates"]

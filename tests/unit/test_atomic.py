@@ -208,7 +208,7 @@ def refusal(folder: Path, read: Callable[[Path], object]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "problem"),
     [
         (None, "FileNotFoundError"),
         (b"{", "JSONDecodeError"),
@@ -226,18 +226,18 @@ def refusal(folder: Path, read: Callable[[Path], object]) -> str:
         (b'{"files": {"../data": {"bytes": 0, "sha256": ""}}}', "the name of a file outside the folder"),
     ],
 )
-def test_a_manifest_that_is_none_is_refused(finished: Path, content: bytes | None, found: str) -> None:
+def test_a_manifest_that_is_none_is_refused(finished: Path, content: bytes | None, problem: str) -> None:
     (finished / atomic.MANIFEST).unlink()
     if content is not None:
         (finished / atomic.MANIFEST).write_bytes(content)
     for read in (atomic.read_manifest, lambda folder: atomic.read_manifest(folder, verify=False)):
-        assert refusal(finished, read) == f": expected a complete manifest.json, found {found}"
+        assert refusal(finished, read) == f": expected a complete manifest.json, found {problem}"
 
 
 def test_a_manifest_that_was_changed_is_refused(finished: Path) -> None:
     rewrite_manifest(finished, lambda manifest: manifest.update(reason="other"), own_hash=False)
-    told = refusal(finished, lambda folder: atomic.read_manifest(folder, verify=False))
-    assert told == ": expected a complete manifest.json, found other content"
+    message = refusal(finished, lambda folder: atomic.read_manifest(folder, verify=False))
+    assert message == ": expected a complete manifest.json, found other content"
 
 
 def test_a_manifest_without_a_hash_of_its_own_is_read(finished: Path) -> None:
@@ -269,11 +269,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_to_a_file_is_found_and_named(finished: Path, damage: str) -> None:
-    does, told = DAMAGES[damage]
+    does, message = DAMAGES[damage]
     assert atomic.intact(finished, "data").read_bytes() == b"0123456789"
     does(finished)
     for read in (atomic.read_manifest, atomic.check_intact, lambda folder: atomic.intact(folder, "data")):
-        assert refusal(finished, read) == f"/data: {told}"
+        assert refusal(finished, read) == f"/data: {message}"
     assert atomic.intact(finished, "a/b/inner") == finished / "a" / "b" / "inner", "it is not about that one"
     assert atomic.read_manifest(finished, verify=False)["reason"] == "test"
 
@@ -285,8 +285,8 @@ def test_a_file_of_another_size_than_the_manifest_says_is_refused(finished: Path
 
 def test_a_file_that_the_manifest_does_not_list_is_not_intact(finished: Path) -> None:
     rewrite_manifest(finished, lambda manifest: manifest["files"].pop("data"), own_hash=True)
-    told = refusal(finished, lambda folder: atomic.intact(folder, "data"))
-    assert told == "/data: expected a file that the manifest lists, found none in the manifest"
+    message = refusal(finished, lambda folder: atomic.intact(folder, "data"))
+    assert message == "/data: expected a file that the manifest lists, found none in the manifest"
 
 
 def test_only_a_folder_with_a_manifest_is_compared_with_it(finished: Path, tmp_path: Path) -> None:

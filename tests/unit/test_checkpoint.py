@@ -104,12 +104,12 @@ def test_moments_and_their_counts_lie_where_torch_itself_would_put_them(tmp_path
     devices = []
     for by_torch in (True, False):
         moved = nn.Linear(3, 2, device="meta")
-        there = make_optimizer(moved, schema.Optimization())
+        moved_optimizer = make_optimizer(moved, schema.Optimization())
         if by_torch:
-            there.load_state_dict(optimizer.state_dict())
+            moved_optimizer.load_state_dict(optimizer.state_dict())
         else:
-            checkpoint.load(tmp_path, moved, there, training="fit", log=tmp_path / "log")
-        devices.append({key: value.device.type for key, value in there.state[moved.weight].items()})
+            checkpoint.load(tmp_path, moved, moved_optimizer, training="fit", log=tmp_path / "log")
+        devices.append({key: value.device.type for key, value in moved_optimizer.state[moved.weight].items()})
     assert devices[0] == devices[1] == {"step": "meta", "exp_avg": "meta", "exp_avg_sq": "meta"}
 
 
@@ -296,9 +296,9 @@ def test_a_checkpoint_without_one_of_its_files_is_skipped(tmp_path: Path, capsys
         made_again(path, name, None)
         with pytest.raises(UserError, match="1 that were skipped"):
             checkpoint.load(tmp_path, *new(1), training="fit", log=tmp_path / "log")
-        told = capsys.readouterr().err
-        assert told.startswith(f"skipping checkpoint step-00000004: {path}: expected the files of a checkpoint, found ")
-        assert name in told
+        line = capsys.readouterr().err
+        assert line.startswith(f"skipping checkpoint step-00000004: {path}: expected the files of a checkpoint, found ")
+        assert name in line
         checkpoint.forget(tmp_path)
 
 
@@ -354,9 +354,9 @@ class OneOfThree(Ranks):
         if self.is_main:
             self.sent.extend(tensor.detach().clone() for tensor in tensors)
             return
-        for tensor, theirs in zip(tensors, self.sent[1:], strict=True):
-            assert tensor.shape == theirs.shape
-            tensor.detach().copy_(theirs)
+        for tensor, received in zip(tensors, self.sent[1:], strict=True):
+            assert tensor.shape == received.shape
+            tensor.detach().copy_(received)
 
 
 def beginner(model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:

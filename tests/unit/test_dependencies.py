@@ -63,7 +63,7 @@ DECLARED = RUNTIME | OPTIONAL | TOOLS
 SCRIPTS = [path.stem for folder in ("benchmarks", "results") for path in (ROOT / folder).glob("*.py")]
 STARTED = [path.stem for path in (ROOT / "tests").rglob("*.py")]
 """Tests start some of their modules as scripts, which others then import by name."""
-INSIDE = {"tinydistilbert", "tests", *SCRIPTS, *STARTED}
+FIRST_PARTY = {"tinydistilbert", "tests", *SCRIPTS, *STARTED}
 
 
 @cache
@@ -82,7 +82,7 @@ def imports(code: ast.AST, *, nested: bool = False) -> Iterator[tuple[str, bool]
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             modules = [node.module or ""]
-        for module in {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - INSIDE:
+        for module in {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - FIRST_PARTY:
             for distribution in distributions().get(module, [module]):
                 yield normalized(distribution), nested
         test = node.test if isinstance(node, ast.If) else None
@@ -112,14 +112,14 @@ def imported_beside() -> dict[str, set[str]]:
 
     Scripts in texts count too, and are run.
     """
-    found: dict[str, set[str]] = {}
+    imported: dict[str, set[str]] = {}
     for file, content in files("tests", "benchmarks", "results").items():
         lines = {re.sub(r"import[ \t]*\(.*", "import x", line) for line in LINE.findall(content)}
-        found[file] = set[str]()
+        imported[file] = set[str]()
         for line in lines:
             with suppress(SyntaxError):  # prose
-                found[file] |= {name for name, _ in imports(ast.parse(line))}
-    return found
+                imported[file] |= {name for name, _ in imports(ast.parse(line))}
+    return imported
 
 
 def required(code: ast.Module) -> Iterator[tuple[str, str]]:
@@ -140,16 +140,18 @@ def test_imports_are_found_and_their_depth() -> None:
 
 
 def test_what_the_package_imports_is_declared() -> None:
-    found = {(file, *used) for file, code in parsed().items() for used in imports(code)}
+    imported = {(file, *used) for file, code in parsed().items() for used in imports(code)}
     assert {
-        (file, name) for file, name, nested in found if name not in RUNTIME | (OPTIONAL | KERNEL if nested else set())
+        (file, name)
+        for file, name, nested in imported
+        if name not in RUNTIME | (OPTIONAL | KERNEL if nested else set())
     } == set()
 
 
 def test_what_tests_and_benchmarks_import_is_declared() -> None:
-    found = {(file, name) for file, names in imported_beside().items() for name in names}
-    assert {("tests/tiny.py", "torch"), ("tests/shapes.py", "beartype")} <= found, "at the top, and in a function"
-    assert {(file, name) for file, name in found if name not in DECLARED | ELSEWHERE} == set()
+    imported = {(file, name) for file, names in imported_beside().items() for name in names}
+    assert {("tests/tiny.py", "torch"), ("tests/shapes.py", "beartype")} <= imported, "at the top, and in a function"
+    assert {(file, name) for file, name in imported if name not in DECLARED | ELSEWHERE} == set()
 
 
 def test_what_is_declared_is_imported() -> None:
@@ -171,8 +173,8 @@ def test_an_extra_that_an_error_names_has_the_library() -> None:
 
 
 def test_the_libraries_of_training_are_those_of_the_extra_and_no_others() -> None:
-    found = {distribution for name in TRAINING for distribution in distributions().get(name, [name])}
-    assert {normalized(name) for name in found} == TRAINED
+    needed = {distribution for name in TRAINING for distribution in distributions().get(name, [name])}
+    assert {normalized(name) for name in needed} == TRAINED
     assert SERVING | EXTRAS["run"] == {"numpy", "tokenizers", "onnxruntime"}
 
 
@@ -184,9 +186,9 @@ def test_extras_for_more_than_running_bring_what_training_needs() -> None:
 
 
 def test_the_oldest_versions_are_those_that_are_declared() -> None:
-    found = oldest.floors(PROJECT, with_torch=False)
-    assert "transformers==5.18" in found and "onnxruntime==1.21" in found and "tokenizers==0.23.3" in found
-    assert not any(name.startswith(("torch", "pytest", "tinydistilbert")) for name in found)
+    floors = oldest.floors(PROJECT, with_torch=False)
+    assert "transformers==5.18" in floors and "onnxruntime==1.21" in floors and "tokenizers==0.23.3" in floors
+    assert not any(name.startswith(("torch", "pytest", "tinydistilbert")) for name in floors)
     assert "torch==2.10" in oldest.floors(PROJECT, with_torch=True)
     extras = PROJECT["optional-dependencies"]
     declared = [
@@ -194,4 +196,4 @@ def test_the_oldest_versions_are_those_that_are_declared() -> None:
         *(name for extra in extras for name in extras[extra] if extra not in oldest.TOOLS),
     ]
     bounded = {normalized(name) for name in declared if ">=" in name} - {"torch"}
-    assert {normalized(name) for name in found} == bounded, "one has a form that is not understood"
+    assert {normalized(name) for name in floors} == bounded, "one has a form that is not understood"

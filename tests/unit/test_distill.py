@@ -30,14 +30,14 @@ def test_steps_that_fit_into_a_budget(budget: float, step: float, validation: fl
 class OtherRank(Ranks):
     """Rank 1 of two, which hears what rank 0 has measured."""
 
-    heard: list[Any] = field(default_factory=list)
+    received: list[Any] = field(default_factory=list)
 
     def broadcast(self, value: Any, source: int = 0) -> Any:
-        return self.heard.pop(0)
+        return self.received.pop(0)
 
 
 def test_the_clock_of_rank_0_alone_fits_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = OtherRank(1, 2, heard=[0, 0.5, 0.25, 77])  # no schedule yet, seconds of one step and of several, steps
+    ranks = OtherRank(1, 2, received=[0, 0.5, 0.25, 77])  # no schedule yet, seconds of one step and of several, steps
     setup = SimpleNamespace(validation=schema.Validation(), compute=Compute(torch.device("cpu"), "fp32", 1, ranks))
     parts: Any = SimpleNamespace(settings=schema.Distill(time_budget="1h"), setup=setup, teacher=None)
     trained: list[int] = []
@@ -49,7 +49,9 @@ def test_the_clock_of_rank_0_alone_fits_the_steps(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(distill, "_seconds_of_steps", seconds_here)
     monkeypatch.setattr(distill, "validation_losses", lambda *_, **__: {})
     assert distill._steps_in_budget(parts, tiny.model(), tmp_path, print) == 77
-    assert trained == [1, 1, distill.PROBE_STEPS] and ranks.heard == [], "the others train as many steps in the probe"
+    assert trained == [1, 1, distill.PROBE_STEPS] and ranks.received == [], (
+        "the others train as many steps in the probe"
+    )
     assert list(tmp_path.iterdir()) == [], "rank 0 alone writes"
 
 

@@ -75,9 +75,9 @@ def rows(text: str) -> dict[str, str]:
 
 
 def told_steps(line: str) -> int:
-    found = re.search(r"([\d,]+) steps", line)
-    assert found is not None, line
-    return int(found[1].replace(",", ""))
+    match = re.search(r"([\d,]+) steps", line)
+    assert match is not None, line
+    return int(match[1].replace(",", ""))
 
 
 def tree(*folders: Path) -> dict[str, tuple[int, int]]:
@@ -97,15 +97,15 @@ def test_steps_and_blocks_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -
     output = tmp_path / "run"
     run.run_stages(run_of(recipe, output, until="finetune"))
     # The stages are told as if none of them was made, on the blocks that are in the cache now.
-    told = rows(plan.plan(run_of(recipe, tmp_path / "other", until="finetune")))
-    assert told["prepare"].split()[1] == "finished"
+    planned = rows(plan.plan(run_of(recipe, tmp_path / "other", until="finetune")))
+    assert planned["prepare"].split()[1] == "finished"
     folders = {
         "adapt": "teacher", "distill": "student", "finetune teacher, CoLA": "tasks/cola/teacher/seed-0/model",
         "finetune student, CoLA": "tasks/cola/student/seed-0/model",
     }  # fmt: skip
     for stage, folder in folders.items():
         lines = [json.loads(line) for line in (output / folder / "log.jsonl").read_text().splitlines()]
-        assert told_steps(told[stage]) == max(line["step"] for line in lines), stage
+        assert told_steps(planned[stage]) == max(line["step"] for line in lines), stage
     assert all("finished" in line for line in rows(plan.plan(run_of(recipe, output, until="finetune"))).values())
 
 
@@ -116,12 +116,12 @@ def test_what_is_left_is_told_by_the_folders(recipe: Recipe, tmp_path: Path) -> 
     atomic.write_json(output / "teacher" / atomic.MANIFEST, {"files": {}})
     partial_checkpoint(output / "student", 2)
     partial_checkpoint(output / "student", 3)
-    told = rows(plan.plan(run_of(recipe, output, until="report")))
-    assert "finished" in told["adapt"] and told["adapt"].rstrip().endswith("-")
-    assert "resumes at step 3" in told["distill"]
+    planned = rows(plan.plan(run_of(recipe, output, until="report")))
+    assert "finished" in planned["adapt"] and planned["adapt"].rstrip().endswith("-")
+    assert "resumes at step 3" in planned["distill"]
     for stage in ("finetune teacher, CoLA", "evaluate", "benchmark"):
-        assert "to do" in told[stage]
-    assert "always made again" in told["report"]
+        assert "to do" in planned[stage]
+    assert "always made again" in planned["report"]
 
 
 def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
     atomic.write_text(RunFolder(output).recipe, toml.to_toml(three))
     atomic.write_json(output / "tasks/cola/teacher/seed-0/model" / atomic.MANIFEST, {"files": {}})
     partial_checkpoint(output / "tasks/cola/teacher/seed-1/model", 5)
-    told = rows(plan.plan(run_of(three, output, until="finetune")))
-    assert "1 of 3 finished, resumes at step 5" in told["finetune teacher, CoLA"]
-    assert "3 models × 9 steps × 4, 21 examples" in told["finetune student, CoLA"]
+    planned = rows(plan.plan(run_of(three, output, until="finetune")))
+    assert "1 of 3 finished, resumes at step 5" in planned["finetune teacher, CoLA"]
+    assert "3 models × 9 steps × 4, 21 examples" in planned["finetune student, CoLA"]
 
 
 def test_a_large_file_is_estimated_from_a_sample_and_read_whole_where_that_looks_wrong(
@@ -141,8 +141,8 @@ def test_a_large_file_is_estimated_from_a_sample_and_read_whole_where_that_looks
     for name, value in {"SAMPLED": 0, "POSITIONS": 2, "ROWS": 8}.items():
         monkeypatch.setattr(samples, name, value)
     notices.begin()
-    told = rows(plan.plan(run_of(recipe, tmp_path / "run", until="finetune")))
-    assert "× 4, 21 examples" in told["finetune teacher, CoLA"]
+    planned = rows(plan.plan(run_of(recipe, tmp_path / "run", until="finetune")))
+    assert "× 4, 21 examples" in planned["finetune teacher, CoLA"]
     assert any("train.jsonl: estimated from 8 of about 21 rows" in line for line in notices.all_notices())
     file = tmp_path / "data/glue/cola/train.jsonl"
     lines = file.read_text().splitlines()
@@ -160,14 +160,14 @@ def test_the_disk_for_the_rows_of_a_large_file_is_counted(
     file.write_text("text,label\n" + "".join(f"{SENTENCES[row % 3]} {row},{row % 2}\n" for row in range(60)))
     custom = {"own": {"train": str(file), "validation": "20%"}}
     changes = {"finetune": {"tasks": ["own"], "custom": custom}}
-    own = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "")
-    assert "rows of own" not in rows(plan.plan(run_of(own, tmp_path / "run", until="finetune")))
+    custom_recipe = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "")
+    assert "rows of own" not in rows(plan.plan(run_of(custom_recipe, tmp_path / "run", until="finetune")))
     monkeypatch.setattr(mapped_tables, "LARGE", 100)
-    told = rows(plan.plan(run_of(own, tmp_path / "run", until="finetune")))["rows of own"]
-    assert "to do" in told and told.endswith("kB")
+    line = rows(plan.plan(run_of(custom_recipe, tmp_path / "run", until="finetune")))["rows of own"]
+    assert "to do" in line and line.endswith("kB")
 
 
-def taught(recipe: Recipe, **distillation: object) -> Recipe:
+def with_distillation(recipe: Recipe, **distillation: object) -> Recipe:
     """The recipe with a second distillation, whose steps are its epochs."""
     changes = {"finetune": {"seeds": [0], "min_steps": 0, "epochs": 2.0, "distillation": distillation}}
     return toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
@@ -198,33 +198,35 @@ def test_texts_without_labels_and_copies_are_trained_on_too(recipe: Recipe, tmp_
     more.write_text("".join(f"{sentence}\n" for sentence in UNLABELLED * 3))
     steps = {}
     for name, settings in (("labels", {}), ("more", {"unlabelled": str(more)}), ("copies", {"augment": 2})):
-        own = taught(recipe, **settings)
-        steps[name] = [told_steps(estimated(own, tmp_path / name, row).what) for row in ("student", "student (D)")]
+        changed = with_distillation(recipe, **settings)
+        steps[name] = [told_steps(estimated(changed, tmp_path / name, row).what) for row in ("student", "student (D)")]
     # 21 examples in batches of 4, twice; 9 more texts; three times as many.
     assert steps == {"labels": [12, 12], "more": [12, 16], "copies": [12, 32]}
-    own = taught(recipe, batch_size=8)
-    assert [told_steps(estimated(own, tmp_path / "larger", row).what) for row in ("student", "student (D)")] == [12, 6]
-    same_error(taught(recipe, unlabelled=str(tmp_path / "none.txt")), tmp_path / "new", "none.txt", stages=["finetune"])
+    changed = with_distillation(recipe, batch_size=8)
+    larger = [told_steps(estimated(changed, tmp_path / "larger", row).what) for row in ("student", "student (D)")]
+    assert larger == [12, 6]
+    wrong = with_distillation(recipe, unlabelled=str(tmp_path / "none.txt"))
+    same_error(wrong, tmp_path / "new", "none.txt", stages=["finetune"])
 
 
 @pytest.mark.long
 def test_the_steps_of_a_second_distillation_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -> None:
     more = tmp_path / "more.txt"
     more.write_text("".join(f"{sentence}\n" for sentence in UNLABELLED * 3))
-    own = taught(recipe, unlabelled=str(more), hidden=1.0, intermediate_epochs=1.0)
-    told = told_steps(estimated(own, tmp_path / "run", "student (D)").what)
-    run.run_stages(run_of(own, tmp_path / "run", until="finetune"))
+    changed = with_distillation(recipe, unlabelled=str(more), hidden=1.0, intermediate_epochs=1.0)
+    planned_steps = told_steps(estimated(changed, tmp_path / "run", "student (D)").what)
+    run.run_stages(run_of(changed, tmp_path / "run", until="finetune"))
     log = (tmp_path / "run/tasks/cola/student-d/seed-0/model/log.jsonl").read_text().splitlines()
     lines = [json.loads(line) for line in log]
-    assert max(line["step"] for line in lines) == told == 16
+    assert max(line["step"] for line in lines) == planned_steps == 16
     assert sum(line["hidden"] > 0 for line in lines) == 8
 
 
 def test_a_teacher_that_is_looked_into_costs_a_pass_in_each_of_those_steps(recipe: Recipe, tmp_path: Path) -> None:
     def seconds(row: str, **distillation: object) -> float:
-        return estimated(taught(recipe, **distillation), tmp_path / "run", row).seconds or 0.0
+        return estimated(with_distillation(recipe, **distillation), tmp_path / "run", row).seconds or 0.0
 
-    size = task_size(taught(recipe), "cola", load_tokenizer(recipe.teacher.model), **LENGTHS)
+    size = task_size(with_distillation(recipe), "cola", load_tokenizer(recipe.teacher.model), **LENGTHS)
     assert size is not None
     with torch.device("meta"):
         teacher = Size.of(tiny.model(**tiny.WIDER))
@@ -234,21 +236,25 @@ def test_a_teacher_that_is_looked_into_costs_a_pass_in_each_of_those_steps(recip
     step = teacher.forward(4 * size.length, size.length)
     assert seconds("student (D)", relation=1.0) == pytest.approx(plain + 12 * step)
     assert seconds("student (D)", hidden=1.0, intermediate_epochs=1.0) == pytest.approx(plain + 6 * step)
-    memory = [estimated(taught(recipe, hidden=w), tmp_path / "run", "student (D)").memory for w in (0.0, 1.0)]
+    memory = [
+        estimated(with_distillation(recipe, hidden=w), tmp_path / "run", "student (D)").memory for w in (0.0, 1.0)
+    ]
     assert memory[1] - memory[0] == 4 * teacher.parameters
 
 
 def test_a_step_has_the_examples_of_all_its_micro_batches(recipe: Recipe, tmp_path: Path) -> None:
-    own = toml.merge(toml.to_dict(taught(recipe)), {"finetune": {"optimization": {"gradient_accumulation_steps": 2}}})
-    line = estimated(toml.from_dict(own, "test"), tmp_path / "run", "student")
+    content = toml.merge(
+        toml.to_dict(with_distillation(recipe)), {"finetune": {"optimization": {"gradient_accumulation_steps": 2}}}
+    )
+    line = estimated(toml.from_dict(content, "test"), tmp_path / "run", "student")
     assert "6 steps × 8, 21 examples" in line.what
-    assert line.seconds == pytest.approx(estimated(taught(recipe), tmp_path / "run", "student").seconds)
+    assert line.seconds == pytest.approx(estimated(with_distillation(recipe), tmp_path / "run", "student").seconds)
 
 
 def test_every_back_end_and_protocol_is_timed_and_every_variant_is_made(recipe: Recipe, tmp_path: Path) -> None:
     def line(stage: str, **changes: object) -> Line:
-        own = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
-        return next(iter(ESTIMATES[stage](on_simple_machine(run_of(own, tmp_path / "run", until="report")))))
+        changed = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
+        return next(iter(ESTIMATES[stage](on_simple_machine(run_of(changed, tmp_path / "run", until="report")))))
 
     one = line("benchmark", benchmark={"protocols": ["true-length"]})
     four = line("benchmark", benchmark={"protocols": ["true-length", "with-tokenizer"], "backends": ["torch", "onnx"]})
@@ -268,8 +274,8 @@ def test_recovery_runs_the_teacher_in_every_step_where_layers_are_compared(recip
             "compress": {"tasks": ["cola"], "keep": [0.5], "recovery_epochs": 2.0},
             "finetune": {"distillation": {"hidden": hidden, "intermediate_epochs": 0.0}},
         }
-        own = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
-        context = run_of(own, tmp_path / "run", until="report")
+        changed = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
+        context = run_of(changed, tmp_path / "run", until="report")
         (line,) = ESTIMATES["compress"](Basis(context, OnSimpleMachine(context, unpruned)))
         assert line.seconds is not None
         return line.seconds
@@ -325,8 +331,8 @@ def test_jobs_side_by_side_are_told_with_their_time_and_memory(
     rest = planned["seconds_one_after_the_other"] - sum(made)
     assert planned["seconds"] == pytest.approx(rest + planned["jobs"]["seconds"])
     assert planned["memory"] > 5 * machine.PROCESS_BYTES
-    told = plan.plan(context)
-    assert f"4 of {left} at a time, each with 2 threads; one at a time about" in told
+    text = plan.plan(context)
+    assert f"4 of {left} at a time, each with 2 threads; one at a time about" in text
     by_ray = dataclasses.replace(context, workers=Jobs(0))
     assert plan.plan_as_json(by_ray)["jobs"] is None and "by Ray" in plan.plan(by_ray)
 
@@ -354,14 +360,14 @@ def test_nothing_is_written(recipe: Recipe, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def same_error(wrong: Recipe, folder: Path, told: str, stages: Sequence[str] = ("report", "prepare")) -> None:
+def same_error(wrong: Recipe, folder: Path, message: str, stages: Sequence[str] = ("report", "prepare")) -> None:
     """Each of the two refuses, in the same words."""
     for until in stages:
         with pytest.raises(UserError) as of_plan:
             plan.plan(run_of(wrong, folder, until=until))
         with pytest.raises(UserError) as of_run:
             run.run_stages(run_of(wrong, folder, until=until))
-        assert str(of_plan.value) == str(of_run.value) and told in str(of_plan.value)
+        assert str(of_plan.value) == str(of_run.value) and message in str(of_plan.value)
 
 
 @pytest.mark.long
@@ -383,8 +389,8 @@ def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
         (changed(student={"layers": [5]}), tmp_path / "new", "student.layers"),
         (changed(corpus={"block_size": 5000}), tmp_path / "new", "corpus.block_size"),
     ]
-    for wrong, folder, told in cases:
-        same_error(wrong, folder, told)
+    for wrong, folder, message in cases:
+        same_error(wrong, folder, message)
     for split in ("validation", "train"):
         (tmp_path / "data" / "glue" / "cola" / f"{split}.jsonl").unlink()
         same_error(recipe, tmp_path / "new", f"cola/{split}", stages=["report", "finetune"])
@@ -432,15 +438,15 @@ def test_a_layer_is_measured(threads: int, stands_still: bool, monkeypatch: pyte
     before, random = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(threads)
     try:
-        found = machine.measure(torch.device("cpu"), "fp32", LayerShape(32, 2, 64))
+        measured = machine.measure(torch.device("cpu"), "fp32", LayerShape(32, 2, 64))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
     assert torch.equal(torch.get_rng_state(), random)
-    assert all(rate > 0 for rate in (found.scoring, found.one_core, found.traffic, found.training))
-    assert 0 <= found.unpruned <= 1
-    assert found.pruned(1.0) == pytest.approx(1.0)
-    assert found.pruned(0.0) == found.unpruned
+    assert all(rate > 0 for rate in (measured.scoring, measured.one_core, measured.traffic, measured.training))
+    assert 0 <= measured.unpruned <= 1
+    assert measured.pruned(1.0) == pytest.approx(1.0)
+    assert measured.pruned(0.0) == measured.unpruned
 
 
 def test_the_layer_has_the_shape_of_the_models() -> None:
@@ -479,12 +485,12 @@ def test_a_training_in_bf16_takes_less_time_than_in_fp32_and_its_scores_as_much(
         asked = dataclasses.replace(recipe, precision=name)
         plans[name] = run_of(asked, tmp_path / name, until="report")
         assert f"training in {name} at" in plan.plan(plans[name])
-    told = {
+    seconds = {
         name: {line["stage"]: line["seconds"] for line in plan.plan_as_json(run)["stages"]}
         for name, run in plans.items()
     }
-    assert told["bf16"]["finetune teacher, CoLA"] < told["fp32"]["finetune teacher, CoLA"]
-    assert told["bf16"]["evaluate"] == pytest.approx(told["fp32"]["evaluate"])
+    assert seconds["bf16"]["finetune teacher, CoLA"] < seconds["fp32"]["finetune teacher, CoLA"]
+    assert seconds["bf16"]["evaluate"] == pytest.approx(seconds["fp32"]["evaluate"])
 
 
 @pytest.mark.parametrize(("count", "words"), [(12, "12 B"), (70_300_000, "70 MB"), (1_234_000_000, "1.2 GB")])

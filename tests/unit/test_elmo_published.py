@@ -62,12 +62,12 @@ def slow_word(arrays: Arrays, inner: Sequence[int]) -> NDArray[Any]:
     ids += [261] * (50 - len(ids))
     table = np.concatenate([np.zeros((1, 4)), arrays["char_embed"]])
     embedded = table[ids]
-    found = []
+    pooled = []
     for number, (width, _) in enumerate(FILTERS):
         weight, bias = arrays[f"CNN/W_cnn_{number}"][0], arrays[f"CNN/b_cnn_{number}"]
         windows = [np.einsum("wd,wdn->n", embedded[at : at + width], weight) for at in range(51 - width)]
-        found.append(np.maximum(np.max(windows, axis=0) + bias, 0))
-    x = np.concatenate(found)
+        pooled.append(np.maximum(np.max(windows, axis=0) + bias, 0))
+    x = np.concatenate(pooled)
     for number in range(2):
         layer = {name.split("/")[1]: array for name, array in arrays.items() if name.startswith(f"CNN_high_{number}/")}
         carry = sigmoid(x @ layer["W_carry"] + layer["b_carry"])
@@ -124,8 +124,8 @@ def test_published_weights_give_what_a_slow_reference_gives(published: tuple[Pat
     lengths = inputs["attention_mask"].sum(-1)
     layers = model(inputs["input_ids"], lengths)
     for row, sentence in enumerate(SENTENCES):
-        for own, layer in zip(slow_layers(arrays, sentence), layers, strict=True):
-            np.testing.assert_allclose(layer[row, : lengths[row]].numpy(), own, atol=2e-5)
+        for expected, layer in zip(slow_layers(arrays, sentence), layers, strict=True):
+            np.testing.assert_allclose(layer[row, : lengths[row]].numpy(), expected, atol=2e-5)
 
 
 def test_the_clips_of_that_reference_are_at_work():

@@ -30,10 +30,10 @@ def sides(path: Path, share: str = "10%") -> dict[str, list[str]]:
 
 
 def test_every_row_is_on_one_side_and_a_text_on_one_side_only(tmp_path: Path) -> None:
-    found = sides(written(tmp_path / "t.csv", ROWS))
-    assert sorted(found["train"] + found["validation"]) == sorted(text for text, _ in ROWS)
-    assert not {*found["train"]} & {*found["validation"]}
-    assert 8 < len(found["validation"]) < 34, "a tenth, as far as chance goes"
+    texts = sides(written(tmp_path / "t.csv", ROWS))
+    assert sorted(texts["train"] + texts["validation"]) == sorted(text for text, _ in ROWS)
+    assert not {*texts["train"]} & {*texts["validation"]}
+    assert 8 < len(texts["validation"]) < 34, "a tenth, as far as chance goes"
 
 
 def test_a_text_stays_on_its_side_whatever_is_added_and_however_it_is_spaced(tmp_path: Path) -> None:

@@ -78,26 +78,26 @@ def test_the_mean_is_of_the_shares_of_the_tasks_on_which_the_teacher_is_beyond_c
     ]  # fmt: skip
     above = teacher_above_majority(measured, TASKS)
     assert above.beyond == {"sst2", "cola"} and above.untested == {"sst2", "cola", "wnli"}
-    found = scores.collect(measured)
-    kept = kept_over(found, "student", [TASKS[name] for name in ("sst2", "cola", "wnli", "rte")], above)
+    collected = scores.collect(measured)
+    kept = kept_over(collected, "student", [TASKS[name] for name in ("sst2", "cola", "wnli", "rte")], above)
     # 0.3 / 0.4 and 0.2 / 0.4; the raw means are 2.22 / 4 and 2.4 / 4.
     assert kept.share == pytest.approx((0.75 + 0.5) / 2) and kept.raw == pytest.approx(2.22 / 2.4)
     assert [task.name for task in kept.counted] == ["sst2", "cola"]
     assert [task.name for task in kept.left_out] == ["wnli", "rte"]
-    assert kept_on(found, "student", TASKS["rte"], above) is None
-    told = summarize(measured)
+    assert kept_on(collected, "student", TASKS["rte"], above) is None
+    summary = summarize(measured)
     assert "keeps 62.5 % of the teacher’s score above the majority (2 of 4 tasks: CoLA, SST-2; raw share 92.5 %)" in (
-        told.verdict
+        summary.verdict
     )
-    assert told.figures[0].value == "62.5 %" and "raw share 92.5 %" in told.figures[0].detail
+    assert summary.figures[0].value == "62.5 %" and "raw share 92.5 %" in summary.figures[0].detail
 
 
 def test_a_run_without_a_pretrained_student_is_about_the_one_of_its_teachers() -> None:
     rows = {"teacher": 0.9, "student (D)": 0.88, "control": 0.7}
     measured = [score(row, "sst2", value, (value - 0.02, value + 0.02), 0.5) for row, value in rows.items()]
-    found = summarize(measured)
-    assert "The student keeps 95.0 % of the teacher’s score above the majority" in found.verdict
-    assert ("+18.0", "points from distilling") in [(figure.value, figure.label) for figure in found.figures]
+    summary = summarize(measured)
+    assert "The student keeps 95.0 % of the teacher’s score above the majority" in summary.verdict
+    assert ("+18.0", "points from distilling") in [(figure.value, figure.label) for figure in summary.figures]
     with_student = summarize([*measured, score("student", "sst2", 0.6, (0.58, 0.62), 0.5)])
     assert "keeps 25.0 %" in with_student.verdict
 
@@ -122,11 +122,11 @@ def test_without_a_task_left_there_is_a_reason_and_no_headline() -> None:
     measured = [
         score("teacher", "rte", 0.56, (0.5, 0.62), 0.53), score("student", "rte", 0.55, (0.49, 0.61), 0.53),
     ]  # fmt: skip
-    told = summarize(measured)
-    assert told.verdict.startswith(
+    summary = summarize(measured)
+    assert summary.verdict.startswith(
         "How much of the teacher is kept cannot be determined: the teacher does not beat the majority"
     )
-    assert "RTE" in told.verdict and "keeps" not in told.verdict and not told.figures
+    assert "RTE" in summary.verdict and "keeps" not in summary.verdict and not summary.figures
     table = score_table(glue.TABLE, measured)
     (row,) = [row for row in table.rows if row.cells[0].text == "Student, % kept"]
     assert {cell.text for cell in row.cells[1:]} == {"–"}

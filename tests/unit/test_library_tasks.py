@@ -23,9 +23,9 @@ def load(name: str, split: str, *, limit: int = 0, seed: int = 0, source: str = 
 
 
 def area(document: str) -> str:
-    found = library.area_of(document)
-    assert found
-    return found
+    area_name = library.area_of(document)
+    assert area_name
+    return area_name
 
 
 @functools.cache
@@ -104,7 +104,7 @@ def test_a_text_alone_says_nothing_about_its_pair() -> None:
         labels: dict[str, list[int]] = {}
         for text, label in zip(columns[column], columns["label"], strict=True):
             labels.setdefault(text, []).append(label)
-        assert all(sorted(found) == [0, 1] for found in labels.values())
+        assert all(sorted(text_labels) == [0, 1] for text_labels in labels.values())
 
 
 def test_pairs_are_of_one_module_or_of_two_areas() -> None:
@@ -178,8 +178,8 @@ class Archive:
 def listed(names: list[str]) -> None:
     """Print all names of a list e.g. for debugging."""
 '''
-    found = list(python_docs.functions_of("module archive.py", ast.parse(source)))
-    assert [(one.name, one.parameters, one.summary) for one in found] == [
+    functions = list(python_docs.functions_of("module archive.py", ast.parse(source)))
+    assert [(one.name, one.parameters, one.summary) for one in functions] == [
         ("Archive.open", ("path", "mode"), "Open the archive at path for reading."),
         ("listed", ("names",), "Print all names of a list e.g. for debugging."),
     ]

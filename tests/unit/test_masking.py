@@ -120,16 +120,16 @@ CONTINUES[list(SPECIAL)] = False
 
 def words(row: np.ndarray) -> list[list[int]]:
     """Positions of each word of a row."""
-    found: list[list[int]] = []
+    positions: list[list[int]] = []
     for position, token in enumerate(row):
         after_special = position == 0 or row[position - 1] <= MASK
         if token <= MASK:
             continue
         if CONTINUES[token] and not after_special:
-            found[-1].append(position)
+            positions[-1].append(position)
         else:
-            found.append([position])
-    return found
+            positions.append([position])
+    return positions
 
 
 @pytest.mark.parametrize("chance", [0.15, np.linspace(0.05, 0.9, VOCABULARY)])
@@ -137,8 +137,8 @@ def test_words_are_chosen_whole_and_as_many_tokens_in_all(chance: float | np.nda
     ids = blocks(1000)
     masked, labels = mask(ids, chance=chance, continues_word=CONTINUES)
     chosen = labels != -100
-    for row, here in zip(ids[:100], chosen[:100], strict=True):
-        assert all(len(set(here[word])) == 1 for word in words(row)), "all pieces of a word or none"
+    for row, chosen_in_row in zip(ids[:100], chosen[:100], strict=True):
+        assert all(len(set(chosen_in_row[word])) == 1 for word in words(row)), "all pieces of a word or none"
     ordinary = ids[ids > MASK]
     expected = chance if isinstance(chance, float) else chance[ordinary].mean()
     assert chosen.sum() / len(ordinary) == pytest.approx(expected, rel=0.02)

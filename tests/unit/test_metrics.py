@@ -50,8 +50,8 @@ def test_classification_metrics_agree_with_scikit_learn(classes: int) -> None:
     random = np.random.default_rng(classes)
     for _ in range(20):
         labels, predictions = random.integers(classes, size=(2, 50))
-        ours = float(metrics.matthews_correlation(labels, predictions))
-        assert ours == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, predictions))
+        correlation = float(metrics.matthews_correlation(labels, predictions))
+        assert correlation == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, predictions))
         assert float(metrics.accuracy(labels, predictions)) == sklearn.metrics.accuracy_score(labels, predictions)
         if classes == 2:
             assert float(metrics.f1(labels, predictions)) == pytest.approx(
@@ -208,11 +208,11 @@ def official(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
         return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
 
     def f1(answer: str) -> float:
-        said, wanted = normal(prediction).split(), normal(answer).split()
-        same = sum((collections.Counter(said) & collections.Counter(wanted)).values())
+        predicted, wanted = normal(prediction).split(), normal(answer).split()
+        same = sum((collections.Counter(predicted) & collections.Counter(wanted)).values())
         if same == 0:
             return 0.0
-        precision, recall = same / len(said), same / len(wanted)
+        precision, recall = same / len(predicted), same / len(wanted)
         return 2 * precision * recall / (precision + recall)
 
     return max(float(normal(prediction) == normal(answer)) for answer in answers), max(map(f1, answers))
@@ -338,12 +338,12 @@ def test_a_paired_bootstrap_draws_as_one_does_by_hand(name: str) -> None:
     if name == "pearson_spearman_mean":
         labels = np.round(labels + random.normal(size=60), 1)
     metric = metrics.METRICS[name]
-    found = resampling.paired_bootstrap(metric, labels, first, second, seed=0, resamples=2000)
-    assert found.first == pytest.approx(np.median([float(metric(labels, row)) for row in first]))
-    assert found.second == pytest.approx(np.median([float(metric(labels, row)) for row in second]))
+    comparison = resampling.paired_bootstrap(metric, labels, first, second, seed=0, resamples=2000)
+    assert comparison.first == pytest.approx(np.median([float(metric(labels, row)) for row in first]))
+    assert comparison.second == pytest.approx(np.median([float(metric(labels, row)) for row in second]))
     slow = slow_differences(metric, labels, first, second, 500)
-    np.testing.assert_allclose(found.interval, np.percentile(slow, (2.5, 97.5)), atol=0.12 * np.ptp(slow))
-    assert found.p == pytest.approx(2 * min((slow <= 0).mean(), (slow >= 0).mean()), abs=0.15)
+    np.testing.assert_allclose(comparison.interval, np.percentile(slow, (2.5, 97.5)), atol=0.12 * np.ptp(slow))
+    assert comparison.p == pytest.approx(2 * min((slow <= 0).mean(), (slow >= 0).mean()), abs=0.15)
 
 
 def test_equal_sides_do_not_differ_and_an_answer_more_is_no_proof() -> None:
@@ -360,8 +360,8 @@ def test_equal_sides_do_not_differ_and_an_answer_more_is_no_proof() -> None:
 def test_seeds_count_by_their_median_and_a_side_of_one_seed_is_itself() -> None:
     labels = np.ones(100, dtype=int)
     rows = np.stack([np.arange(100) >= wrong for wrong in (10, 50, 20)]).astype(int)
-    found = resampling.paired_bootstrap(metrics.accuracy, labels, rows, rows[:1], seed=0)
-    assert (found.first, found.second) == (pytest.approx(0.8), pytest.approx(0.9))
+    comparison = resampling.paired_bootstrap(metrics.accuracy, labels, rows, rows[:1], seed=0)
+    assert (comparison.first, comparison.second) == (pytest.approx(0.8), pytest.approx(0.9))
 
 
 def test_the_interval_of_a_difference_holds_the_true_one_about_as_often_as_it_says() -> None:
@@ -433,8 +433,8 @@ def test_sanity_warnings_are_silent_about_a_good_model_and_speak_about_bad_ones(
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e6, 1e12])
 def test_predictions_are_the_same_only_within_the_rounding_of_float32(scale: float) -> None:
     def warned(predictions: Sequence[float]) -> bool:
-        found = sanity.sanity_warnings(np.array(predictions) * scale, examples=3, value=0.5, majority=0)
-        return any("the same" in warning for warning in found)
+        messages = sanity.sanity_warnings(np.array(predictions) * scale, examples=3, value=0.5, majority=0)
+        return any("the same" in warning for warning in messages)
 
     assert warned([2.5, 2.5, 2.5]) and warned([2.5, 2.5 + 1e-9, 2.5]) and warned([-2.5, -2.5, -2.5])
     assert not warned([2.5, 2.5 + 1e-6, 2.5]) and not warned([0.5, 0.5 + 1e-6, 0.5]) and not warned([0, 1e-9, 0])

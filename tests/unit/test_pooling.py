@@ -56,18 +56,18 @@ def test_the_length_is_within_the_positions(tmp_path: Path) -> None:
     assert atomic.read_json(tmp_path / LENGTH)["max_seq_length"] == tiny.config().max_position_embeddings
 
 
-@pytest.mark.parametrize(("kinds", "settings", "said"), [
+@pytest.mark.parametrize(("kinds", "settings", "words"), [
     (modules("models.CLIPModel"), {}, "CLIPModel"), ([], {}, "modules none"), (7, {}, "mean of the tokens"),
     (modules("models.Transformer", "models.Pooling"), {"pooling_mode": "magic"}, "magic"),
     (modules("models.Transformer", "models.Pooling"), {}, "nothing"),
     (modules("models.Transformer", "models.Pooling"), [], "mean of the tokens"),
     (modules("models.Transformer", "models.Pooling", "models.Dense"), {"pooling_mode": "mean"}, "Dense"),
 ])  # fmt: skip
-def test_what_is_not_known_is_said(tmp_path: Path, kinds: object, settings: object, said: str) -> None:
+def test_what_is_not_known_is_said(tmp_path: Path, kinds: object, settings: object, words: str) -> None:
     """A teacher of masked words needs none of it, so nothing is refused."""
     notices.begin()
     assert read_pooling(folder_with(tmp_path, kinds, settings)) == Pooling()
-    assert [note for note in notices.all_notices() if said in note]
+    assert [note for note in notices.all_notices() if words in note]
 
 
 def test_a_teacher_says_how_its_student_is_pooled() -> None:

@@ -73,8 +73,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 )
 def test_what_is_decided(fp32: float, onednn: float | None, bf16: float | None, error: float, chosen: str) -> None:
     seconds = {"fp32": fp32, "fp32-onednn": onednn, "bf16": bf16}
-    found = decide({name: value for name, value in seconds.items() if value is not None}, error)  # type: ignore[misc]
-    assert found.precision == chosen and found.why
+    choice = decide({name: value for name, value in seconds.items() if value is not None}, error)  # type: ignore[misc]
+    assert choice.precision == chosen and choice.why
 
 
 def test_only_what_is_possible_is_probed(machine: Callable[..., None]) -> None:
@@ -139,10 +139,10 @@ def context(folder: Path, wanted: str = "auto", compared_with: RunFolder | None 
 @pytest.fixture
 def probed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the probe is going to find, the last first."""
-    found: list[str] = []
+    precisions: list[str] = []
     monkeypatch.setattr(RunContext, "_layer_shapes", lambda _: LAYER)
-    monkeypatch.setattr("tinydistilbert.pipeline.context.choose", lambda *_: Choice(found.pop(), "probed"))  # type: ignore[arg-type]
-    return found
+    monkeypatch.setattr("tinydistilbert.pipeline.context.choose", lambda *_: Choice(precisions.pop(), "probed"))  # type: ignore[arg-type]
+    return precisions
 
 
 def begin(folder: Path, name: str) -> RunFolder:
@@ -187,7 +187,7 @@ def test_rows_are_trained_in_the_precision_of_what_they_are_compared_with(
     assert context(new.path, compared_with=new).compute.precision == "fp32" and not probed
 
 
-class Seen(nn.Module):
+class RecordingLinear(nn.Module):
     """A product that remembers the type of its result, and what oneDNN may do."""
 
     def __init__(self) -> None:
@@ -206,7 +206,7 @@ class Seen(nn.Module):
 @pytest.mark.parametrize("name", precision.PRECISIONS)
 def test_a_training_computes_in_it(name: Precision, machine: Callable[..., None], tmp_path: Path) -> None:
     machine(True)
-    before, model = torch.backends.mkldnn.matmul.fp32_precision, Seen()
+    before, model = torch.backends.mkldnn.matmul.fp32_precision, RecordingLinear()
     rows = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     job = TrainingJob(
         steps=3, micro_batches=lambda *_: [{"rows": rows}], term_weights=lambda _: {"fit": 1.0},
@@ -232,7 +232,7 @@ def test_weights_are_converted_once_a_step_and_accumulated_gradients_are_those_o
     rows = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     weights = []
     for parts in (1, 4):
-        model, batches = Seen(), [{"rows": part} for part in rows.chunk(parts)]
+        model, batches = RecordingLinear(), [{"rows": part} for part in rows.chunk(parts)]
         job = TrainingJob(
             steps=3, micro_batches=lambda *_, made=batches: made, term_weights=lambda _: {"fit": 1.0},
             token_shares=lambda made: [{"fit": 1 / len(made)} for _ in made], tokens=lambda _: 4, oom_splits=0,
@@ -257,9 +257,9 @@ def test_a_frozen_model_has_its_matrices_in_bf16_and_gets_them_back() -> None:
     with torch.no_grad(), autocast(CPU, "bf16"):
         wanted = model(ids).logits
         with frozen(model, "bf16"):
-            found, whole = model(ids).logits, model.get_input_embeddings().weight
+            logits, whole = model(ids).logits, model.get_input_embeddings().weight
             assert model.get_output_embeddings().weight.dtype is torch.bfloat16 and whole.dtype is torch.float32
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(logits, wanted)
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight, "tied again"

@@ -163,7 +163,7 @@ def test_the_published_headline_is_what_the_committed_lines_give() -> None:
     if not path.exists():
         pytest.skip("the replication is not measured yet: make replication")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    found = Replication.read()
+    published = Replication.read()
 
     def median(row: str, task: str, key: str = "value") -> float:
         facts = TASKS[task]
@@ -175,14 +175,14 @@ def test_the_published_headline_is_what_the_committed_lines_give() -> None:
         ]
         return statistics.median(of_row)
 
-    kept = found.kept("task-student")
+    kept = published.kept("task-student")
     assert kept is not None
     shares = [
         (median("task-student", task.name) - median("teacher", task.name, "majority"))
         / (median("teacher", task.name) - median("teacher", task.name, "majority"))
         for task in kept.counted
     ]
-    goals = replication_page.goals(found)
+    goals = replication_page.goals(published)
     if shares:
         assert f"| {100 * statistics.fmean(shares):.1f} %" in goals
     if any(line["model"] == "task-student" and line["task"] == "sst2" for line in lines):

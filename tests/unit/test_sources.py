@@ -140,8 +140,8 @@ def test_a_small_parquet_file_of_much_text_is_read_in_pieces(tmp_path: Path, mon
     assert (tmp_path / "a.parquet").stat().st_size < megabyte / 100
     monkeypatch.setattr(files, "PARQUET_BYTES", 8 * megabyte)
     before, most = pa.total_allocated_bytes(), 0
-    for found in files.records(tmp_path / "a.parquet", "text"):
-        assert found == text
+    for document in files.records(tmp_path / "a.parquet", "text"):
+        assert document == text
         most = max(most, pa.total_allocated_bytes() - before)
     assert most < 40 * megabyte
 
@@ -332,10 +332,10 @@ def test_a_split_is_taken_from_names_only_where_that_is_sure(
         with pytest.raises(UserError, match=line):
             files.find_splits(tmp_path)
         return
-    found = [{file.relative_to(tmp_path).as_posix() for file in part} for part in files.find_splits(tmp_path)]
+    splits = [{file.relative_to(tmp_path).as_posix() for file in part} for part in files.find_splits(tmp_path)]
     assert validation is not None
-    assert found[0] | found[1] <= set(paths) and found[0] == set(train.split("|"))
-    assert found[1] == set(validation.split("|")) - {""}
+    assert splits[0] | splits[1] <= set(paths) and splits[0] == set(train.split("|"))
+    assert splits[1] == set(validation.split("|")) - {""}
     lines = "\n".join(notices.all_notices())
     assert line in lines and bool(line) == bool(lines)
 

@@ -29,7 +29,7 @@ Save = Callable[..., Path]
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Any:
+def logged(caplog: pytest.LogCaptureFixture) -> Any:
     """What was told since this was asked before."""
 
     def ask() -> str:
@@ -82,35 +82,37 @@ def test_outputs_are_matched_by_names_where_that_is_beyond_doubt(outputs: Any, c
     assert (match and (match.order, match.by)) == expected
 
 
-def test_a_head_of_another_number_of_classes_starts_anew_and_that_is_told(saved: Save, family: str, said: Any) -> None:
+def test_a_head_of_another_number_of_classes_starts_anew_and_that_is_told(
+    saved: Save, family: str, logged: Any
+) -> None:
     folder = saved(family, names=("entailment", "neutral", "contradiction"))
     model = load_model(folder, "classification", labels=("no", "yes"))
     assert output_layer(model).weight.shape == (2, 16) and model.config.id2label == {0: "no", 1: "yes"}
     assert output_layer(model).weight.abs().max() < 1.5  # drawn anew: those that were saved are wider
-    assert "head of 3 classes, entailment, neutral, contradiction, is left out" in said()
+    assert "head of 3 classes, entailment, neutral, contradiction, is left out" in logged()
     assert load_model(folder, "regression").config.num_labels == 1
-    assert "for regression starts from random weights" in said()
+    assert "for regression starts from random weights" in logged()
     load_model(folder, "span")
-    assert "for span starts" in said()
+    assert "for span starts" in logged()
     with pytest.raises(UserError, match="of another shape"):
         load_model(folder, "regression", require_head=True)
 
 
 @pytest.mark.parametrize("settings", [{"num_labels": 1}, {"num_labels": 2, "problem_type": "regression"}])
-def test_measurements_are_no_classes(saved: Save, said: Any, settings: dict[str, Any]) -> None:
+def test_measurements_are_no_classes(saved: Save, logged: Any, settings: dict[str, Any]) -> None:
     folder = saved(**settings)
     before = output_layer(load_model(folder, "classification", require_head=True)).weight
     after = output_layer(load_model(folder, "classification", labels=("no", "yes"))).weight
     assert after.shape == (2, 16) and after.abs().max() < 1.5 < before.abs().max()
-    assert "is left out" in said()
+    assert "is left out" in logged()
 
 
-def test_a_regression_head_is_kept(saved: Save, family: str, said: Any) -> None:
+def test_a_regression_head_is_kept(saved: Save, family: str, logged: Any) -> None:
     folder = saved(family, "regression", num_labels=1)
     kept = load_model(folder, "regression").state_dict()
     trained = load_model(folder, "regression", require_head=True).state_dict()
     assert all(torch.equal(kept[key], trained[key]) for key in trained)
-    assert said() == ""
+    assert logged() == ""
 
 
 def test_what_lies_below_the_last_matrix_is_kept(saved: Save) -> None:
@@ -121,38 +123,38 @@ def test_what_lies_below_the_last_matrix_is_kept(saved: Save) -> None:
     assert torch.equal(old.pre_classifier.weight, new.pre_classifier.weight)
 
 
-def test_a_head_is_put_into_the_order_of_the_task(saved: Save, family: str, said: Any) -> None:
+def test_a_head_is_put_into_the_order_of_the_task(saved: Save, family: str, logged: Any) -> None:
     folder = saved(family, names=("neutral", "Contra_diction", "entailment"))
     old = output_layer(load_model(folder, "classification", require_head=True))
     new = output_layer(load_model(folder, "classification", labels=("contra diction", "entailment", "neutral")))
     assert torch.equal(new.weight, old.weight[[1, 2, 0]]) and torch.equal(new.bias, old.bias[[1, 2, 0]])
-    assert "outputs neutral, Contra_diction, entailment are read as neutral, contra diction, entailment" in said()
+    assert "outputs neutral, Contra_diction, entailment are read as neutral, contra diction, entailment" in logged()
     same = output_layer(load_model(folder, "classification", labels=("neutral", "Contra_diction", "entailment")))
-    assert torch.equal(same.weight, old.weight) and said() == ""
+    assert torch.equal(same.weight, old.weight) and logged() == ""
 
 
-def test_a_head_of_other_names_is_kept_and_told(saved: Save, said: Any) -> None:
+def test_a_head_of_other_names_is_kept_and_told(saved: Save, logged: Any) -> None:
     folder = saved(names=("bad", "good"))
     old = output_layer(load_model(folder, "classification", require_head=True))
     new = output_layer(load_model(folder, "classification", labels=("no", "yes")))
     assert torch.equal(new.weight, old.weight)
-    assert said().endswith(f"model {folder}: its head of 2 classes is kept: its outputs bad, good start as no, yes\n")
+    assert logged().endswith(f"model {folder}: its head of 2 classes is kept: its outputs bad, good start as no, yes\n")
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "modernbert"])
 def test_a_head_for_tokens_is_none_for_texts_though_its_shape_fits(
-    family: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, said: Any
+    family: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, logged: Any
 ) -> None:
     tagger: PreTrainedModel = AutoModelForTokenClassification.from_config(tiny.config(family, num_labels=2))
     save_model(tiny.scrambled(tagger, std=3.0), tokenizer, tmp_path)
     for head, labels in (("classification", ("no", "yes")), ("span", ())):
         assert output_layer(load_model(tmp_path, head, labels=labels)).weight.abs().max() < 1.5
-        assert "ForTokenClassification, is left out" in said()
+        assert "ForTokenClassification, is left out" in logged()
 
 
-def test_modernberts_heads_of_two_outputs_are_not_mistaken_for_each_other(saved: Save, said: Any) -> None:
+def test_modernberts_heads_of_two_outputs_are_not_mistaken_for_each_other(saved: Save, logged: Any) -> None:
     folder = saved("modernbert", names=("bad", "good"))
-    assert output_layer(load_model(folder, "span")).weight.abs().max() < 1.5 and "is left out" in said()
+    assert output_layer(load_model(folder, "span")).weight.abs().max() < 1.5 and "is left out" in logged()
 
 
 def test_a_head_that_is_kept_is_whole(saved: Save) -> None:
@@ -185,7 +187,7 @@ def test_nothing_else_of_another_shape_is_let_through(saved: Save) -> None:
 
 
 @pytest.mark.parametrize("architectures", [None, ["DistilBertForSequenceClassification"]])
-def test_a_config_that_is_not_that_of_the_weights(saved: Save, architectures: Any, said: Any) -> None:
+def test_a_config_that_is_not_that_of_the_weights(saved: Save, architectures: Any, logged: Any) -> None:
     folder = saved("distilbert", names=("a", "b", "c"))
     config = json.loads((folder / "config.json").read_text())
     config |= {"architectures": architectures, "id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}}
@@ -195,12 +197,14 @@ def test_a_config_that_is_not_that_of_the_weights(saved: Save, architectures: An
             load_model(folder, "classification", labels=("no", "yes"))
     else:  # then only the shapes tell
         assert load_model(folder, "classification", labels=("no", "yes")).config.num_labels == 2
-        assert said().endswith(f"model {folder}: its head has another number of outputs and is replaced by a new one\n")
-        assert load_model(folder, "classification", labels=("a", "b", "c")) and said() == ""
+        assert logged().endswith(
+            f"model {folder}: its head has another number of outputs and is replaced by a new one\n"
+        )
+        assert load_model(folder, "classification", labels=("a", "b", "c")) and logged() == ""
 
 
 def test_a_model_of_several_labels_at_once_becomes_one_of_classes(
-    saved: Save, said: Any, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+    saved: Save, logged: Any, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     folder = saved(names=("neg", "pos"), problem_type="multi_label_classification")
     assert head_of(folder, load_config(folder)) == "multi-label"
@@ -208,13 +212,13 @@ def test_a_model_of_several_labels_at_once_becomes_one_of_classes(
         check_classes(folder, load_config(folder), replace(TASKS["cola"], labels=("neg", "pos")))
     model = load_model(folder, "classification", labels=("neg", "pos"))
     assert model.config.problem_type == "single_label_classification"
-    assert "several labels at once and now predicts one" in said()
+    assert "several labels at once and now predicts one" in logged()
     save_model(model, tokenizer, tmp_path / "new")
     assert head_of(tmp_path / "new", load_config(tmp_path / "new")) == "classification"
 
 
-def test_a_model_of_classes_becomes_one_of_several_labels(saved: Save, said: Any) -> None:
+def test_a_model_of_classes_becomes_one_of_several_labels(saved: Save, logged: Any) -> None:
     folder = saved(names=("b", "a"))
     model = load_model(folder, "multi-label", labels=("a", "b"))
     assert model.config.problem_type == "multi_label_classification" and model.config.id2label == {0: "a", 1: "b"}
-    assert "now predicts any number of labels" in said()
+    assert "now predicts any number of labels" in logged()

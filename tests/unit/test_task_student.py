@@ -20,8 +20,8 @@ def test_with_all_layers_the_student_answers_exactly_as_its_teacher(family: str,
     teacher = tiny.scrambled(tiny.model(family, head, num_hidden_layers=3))
     student = cut_task_student(teacher, Student(layers=(0, 1, 2))).eval()
     with torch.no_grad():
-        expected, found = teacher(**INPUTS)[0], student(**INPUTS)[0]
-        assert torch.equal(found, expected) and found.abs().max() > 0
+        expected, logits = teacher(**INPUTS)[0], student(**INPUTS)[0]
+        assert torch.equal(logits, expected) and logits.abs().max() > 0
         next(student.parameters()).zero_()
         assert torch.equal(teacher(**INPUTS)[0], expected), "the student shares no weights with its teacher"
 
@@ -69,11 +69,11 @@ def test_a_start_at_a_teacher_that_is_not_there_is_refused(finetune: dict[str, o
 def test_a_given_model_is_the_teacher_that_its_student_is_cut_from() -> None:
     finetune = {"model": "offline", "tasks": ["rte", "squad"], "seeds": [0, 1]}
     start = {"start": "teacher", "tasks": "span"}
-    found = list(jobs(from_dict({"finetune": {**finetune, "distillation": start}}, "test")))
-    rows = [(job.task, job.row, job.seed) for job in found]
+    planned_jobs = list(jobs(from_dict({"finetune": {**finetune, "distillation": start}}, "test")))
+    rows = [(job.task, job.row, job.seed) for job in planned_jobs]
     of_squad = [("squad", "teacher", 0), ("squad", "teacher", 1), ("squad", "model (D)", 0), ("squad", "model (D)", 1)]
     assert rows == [("rte", "model", 0), ("rte", "model", 1), *of_squad]
-    assert {job.encoder for job in found} == {"offline"} and not any(job.is_given for job in found)
+    assert {job.encoder for job in planned_jobs} == {"offline"} and not any(job.is_given for job in planned_jobs)
 
 
 def test_the_encoder_in_the_wheel_is_read_by_its_name_with_any_head() -> None:

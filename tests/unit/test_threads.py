@@ -29,9 +29,9 @@ def test_threads(
     assert threads == [used]
 
 
-def groups(monkeypatch: pytest.MonkeyPatch, folder: Path, own: str, files: dict[str, str]) -> None:
+def groups(monkeypatch: pytest.MonkeyPatch, folder: Path, membership: str, files: dict[str, str]) -> None:
     """Make the control groups those in `folder`, and six cores those of this process."""
-    (folder / "own").write_text(own)
+    (folder / "own").write_text(membership)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
@@ -41,14 +41,14 @@ def groups(monkeypatch: pytest.MonkeyPatch, folder: Path, own: str, files: dict[
 
 
 @pytest.mark.parametrize(
-    ("quota", "found"),
+    ("quota", "usable"),
     [("max 100000\n", 6), ("250000 100000\n", 2), ("50000 100000\n", 1), ("800000 100000\n", 6), ("", 6), ("a b", 6)],
 )
-def test_usable_cores(quota: str, found: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_cores(quota: str, usable: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups(monkeypatch, tmp_path, "0::/\n", {"cpu.max": quota})
-    assert cores.usable_cores() == found
+    assert cores.usable_cores() == usable
     (tmp_path / "own").unlink()
-    assert cores.usable_cores() == found, "where the system tells no group, the root's counts"
+    assert cores.usable_cores() == usable, "where the system tells no group, the root's counts"
 
 
 def test_the_tightest_of_nested_groups_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,14 +68,14 @@ def test_groups_of_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("others", "of", "taken", "said"),
+    ("others", "of", "taken", "words"),
     [
         (0.2, 2, 2, ""), (1.6, 2, 2, "1.6 of 2 cores busy.*2 threads.*--threads 1"), (1.9, 2, 1, "1 thread:.*wait"),
         (0.9, 2, 1, ""), (5.0, 64, 8, ""), (60.0, 64, 8, "8 threads.*--threads 4"),
     ],
 )  # fmt: skip
 def test_a_busy_machine_is_said_once(
-    others: float, of: int, taken: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    others: float, of: int, taken: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: taken)
     monkeypatch.setattr(device, "own_cores", lambda: tuple(range(of)))
@@ -84,7 +84,7 @@ def test_a_busy_machine_is_said_once(
     device.say_if_busy()
     device.say_if_busy()
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == bool(said) and all(re.search(said, line) for line in lines)
+    assert len(lines) == bool(words) and all(re.search(words, line) for line in lines)
 
 
 def test_what_this_process_does_is_not_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,12 +102,12 @@ def test_it_learns_and_logs_every_step(tmp_path: Path, capsys: pytest.CaptureFix
     assert steps[0]["loss"] == pytest.approx(2 * steps[0]["fit"], rel=1e-4)
     assert steps[-1]["tokens"] == 320
     assert [line["step"] for line in lines if "validation" in line] == [20, 40]
-    told = (
+    printed = (
         capsys.readouterr().err.splitlines()
     )  # not a terminal: no rewritten lines, one for each validation, one at the end
-    assert told[0] == "fit: step 20/40  validation: always 1"
-    assert told[-2].startswith("fit: step 40/40  ") and "tokens/s  fit " in told[-2] and "done in" in told[-2]
-    assert len(told) == 3 and not any("\r" in line for line in told)
+    assert printed[0] == "fit: step 20/40  validation: always 1"
+    assert printed[-2].startswith("fit: step 40/40  ") and "tokens/s  fit " in printed[-2] and "done in" in printed[-2]
+    assert len(printed) == 3 and not any("\r" in line for line in printed)
 
 
 @pytest.mark.parametrize("sizes", [[1] * 8, [4, 4], [5, 3], [7, 1]])
@@ -193,9 +193,9 @@ def test_an_update_with_a_gradient_that_is_not_finite_is_left_out_by_the_optimiz
     model = nn.Linear(3, 2)
     optimizer = make_optimizer(model, schema.Optimization(learning_rate=1.0, weight_decay=0.5))
     before = model.weight.detach().clone()
-    for found, changes in ((1.0, False), (0.0, True)):
+    for found_inf, changes in ((1.0, False), (0.0, True)):
         model(torch.ones(1, 3)).sum().backward()
-        optimizer.found_inf = torch.tensor(found)
+        optimizer.found_inf = torch.tensor(found_inf)
         optimizer.step()
         assert bool((model.weight != before).any()) is changes
 
@@ -231,8 +231,8 @@ def test_changing_weights_survive_an_interruption(tmp_path: Path) -> None:
 
 
 def test_shares_by_hand() -> None:
-    found = token_shares([{"kl": 6, "mlm": 1}, {"kl": 2, "mlm": 3}, {"kl": 0, "mlm": 0}])
-    assert found == [{"kl": 0.75, "mlm": 0.25}, {"kl": 0.25, "mlm": 0.75}, {"kl": 0, "mlm": 0}]
+    shares = token_shares([{"kl": 6, "mlm": 1}, {"kl": 2, "mlm": 3}, {"kl": 0, "mlm": 0}])
+    assert shares == [{"kl": 0.75, "mlm": 0.25}, {"kl": 0.25, "mlm": 0.75}, {"kl": 0, "mlm": 0}]
     assert token_shares([{"mlm": 0}, {"mlm": 0}]) == [{"mlm": 0}, {"mlm": 0}]  # blank lines: nothing counts
 
 
@@ -279,8 +279,8 @@ def test_a_schedule_from_zero_changes_nothing_in_its_first_step(tmp_path: Path) 
 )
 def test_weight_decay_is_on_matrices_only_or_on_all_parameters(decayed: str, shapes: dict[float, list[int]]) -> None:
     optimizer = make_optimizer(Net(), schema.Optimization(weight_decay=0.1, decayed=decayed))
-    found = {group["weight_decay"]: sorted(p.dim() for p in group["params"]) for group in optimizer.param_groups}
-    assert found == shapes
+    dims = {group["weight_decay"]: sorted(p.dim() for p in group["params"]) for group in optimizer.param_groups}
+    assert dims == shapes
 
 
 def test_parameters_without_a_gradient_are_not_decayed() -> None:
@@ -309,10 +309,10 @@ def hungry(what: TrainingJob, rows: int, since: int) -> TrainingJob:
     def loss(
         model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        found = what.loss(model, batch, term_scales, step)
+        total_and_terms = what.loss(model, batch, term_scales, step)
         if step >= since and len(batch["rows"]) > rows:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
-        return found
+        return total_and_terms
 
     return dataclasses.replace(what, loss=loss)
 
@@ -344,8 +344,8 @@ def test_micro_batches_fit_into_a_share_of_the_memory_from_the_first_step_on(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     first, *lines = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
     assert first == {"step": 1, "micro_batches_halved": 2} and all("micro_batches_halved" not in x for x in lines)
-    told = capsys.readouterr().err
-    assert "fit: in micro-batches of 1/4 of their size" in told and "may use 80%" in told
+    printed = capsys.readouterr().err
+    assert "fit: in micro-batches of 1/4 of their size" in printed and "may use 80%" in printed
     fits = dataclasses.replace(small, memory=lambda splits: 250.0)
     run(tmp_path / "fits", fits)
     assert "micro-batches" not in capsys.readouterr().err
@@ -422,8 +422,8 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, capsys: pyt
     run(tmp_path, job(20, [8]))
     with pytest.raises(UserError, match="expected a whole checkpoint, found 2 that were skipped"):
         run(tmp_path, job(30, [8]))
-    told = capsys.readouterr().err
-    assert "expected a checkpoint of fit, seed 3, 30 steps, found one of fit, seed 3, 20 steps" in told
+    printed = capsys.readouterr().err
+    assert "expected a checkpoint of fit, seed 3, 30 steps, found one of fit, seed 3, 20 steps" in printed
 
 
 def test_a_checkpoint_counts_only_with_the_log_that_it_was_made_with(tmp_path: Path) -> None:

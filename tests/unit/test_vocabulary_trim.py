@@ -168,8 +168,8 @@ def test_a_masked_lm_head_keeps_the_logits_of_the_tokens_that_stay(family, token
     ids = torch.tensor([kept[:20]])
     with torch.no_grad():
         expected = model(input_ids=ids).logits[..., kept]
-        found = loaded(input_ids=torch.arange(20)[None]).logits
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        trimmed_logits = loaded(input_ids=torch.arange(20)[None]).logits
+    torch.testing.assert_close(trimmed_logits, expected, rtol=1e-5, atol=1e-6)
     assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
 
 
