@@ -64,32 +64,32 @@ class WatchedFolder:
         self._safe_contents: dict[int, bytes] = {}
 
     def __enter__(self) -> Self:
-        self._look("all that was there before")
+        self._record_moment("all that was there before")
         self._safe_names, self._safe_contents = dict(self.moments.pop().names), dict(self._contents)
-        self._look("the beginning")
+        self._record_moment("the beginning")
         self._hook, disk.hook = disk.hook, self._watched
         return self
 
     def __exit__(self, *_error: object) -> None:
         disk.hook = self._hook
-        self._look("the end")
+        self._record_moment("the end")
         for descriptor in self._held:
             os.close(descriptor)
 
     def promise(self, what: Any) -> None:
         """From here on every state must have kept `what`."""
         self._promised = what
-        self._look(f"the promise of {what}")
+        self._record_moment(f"the promise of {what}")
 
     @contextmanager
     def _watched(self, operation: disk.Operation) -> Iterator[None]:
         name = operation.target or operation.path
         what = f"{operation.kind} {name.relative_to(self.root) if name.is_relative_to(self.root) else name}"
-        self._look(f"before {what}")
+        self._record_moment(f"before {what}")
         yield
-        self._look(f"after {what}", operation)
+        self._record_moment(f"after {what}", operation)
 
-    def _look(self, label: str, done: disk.Operation | None = None) -> None:
+    def _record_moment(self, label: str, done: disk.Operation | None = None) -> None:
         names: dict[int, Mapping[str, int]] = {}
 
         def visit(path: Path) -> int:
@@ -120,15 +120,15 @@ class WatchedFolder:
 
     def states(self, wanted: Callable[[Moment], bool] = lambda _: True) -> list[State]:
         """Every state that differs from the others, after a power cut at any of the wanted moments."""
-        found: dict[Hashable, State] = {}
+        distinct_states: dict[Hashable, State] = {}
         root = next(iter(self._numbers.values()))
         for moment in filter(wanted, self.moments):
             for which, names in _names_that_arrived(moment):
                 for how, contents in _contents_that_arrived(moment):
                     tree = _tree(root, names, contents)
                     # A later promise is the stricter one.
-                    found[_key(tree)] = State(f"{moment.label}, {which}, {how}", tree, moment.promised)
-        return list(found.values())
+                    distinct_states[_key(tree)] = State(f"{moment.label}, {which}, {how}", tree, moment.promised)
+        return list(distinct_states.values())
 
 
 def _names_that_arrived(moment: Moment) -> Iterator[tuple[str, Names]]:
@@ -157,9 +157,9 @@ def _names_that_arrived(moment: Moment) -> Iterator[tuple[str, Names]]:
         yield "with all names", with_only(groups)
     if len(groups) > 1:
         for group in groups:
-            told = ", ".join(name for _, name in group)
-            yield f"with {told} beside safe names", with_only([group])
-            yield f"with all names but {told}", with_only([other for other in groups if other is not group])
+            changed_names = ", ".join(name for _, name in group)
+            yield f"with {changed_names} beside safe names", with_only([group])
+            yield f"with all names but {changed_names}", with_only([other for other in groups if other is not group])
 
 
 def _contents_that_arrived(moment: Moment) -> Iterator[tuple[str, Contents]]:

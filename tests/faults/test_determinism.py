@@ -44,8 +44,8 @@ def test_two_processes_make_the_same_models_and_logs(
     with trials(GOAL, quick=1, full=10) as all_of_them:
         for number, _ in enumerate(all_of_them):
             with all_of_them.trial(number):
-                found = replicated(recipe, tmp_path, number + 1)
-                assert found == first, tiny_runs.differing(found, first)
+                outcome = replicated(recipe, tmp_path, number + 1)
+                assert outcome == first, tiny_runs.differing(outcome, first)
         all_of_them.facts["files compared"] = len(first)
 
 
@@ -54,10 +54,10 @@ def test_batches_are_functions_of_seed_and_step_whatever_the_threads(
 ) -> None:
     inputs = tiny_runs.Inputs(tmp_path / "inputs", tokenizer)
     known = {"recipe": str(inputs.recipe("tiny")), "encoder": str(inputs.teacher), "task": "acceptability"}
-    found = []
+    batches_of_runs = []
     for threads in (1, 2, 2):
         child = forks.start("batches", {**known, "threads": threads, "steps": STEPS}, cache=tmp_path / "cache")
         assert child.wait() == 0, child.err()
-        found.append(json.loads(child.out()))
-    assert found[0] == found[1] == found[2]
-    assert len({each for step in found[0] for each in step}) == 2 * STEPS, "and no two steps read the same"
+        batches_of_runs.append(json.loads(child.out()))
+    assert batches_of_runs[0] == batches_of_runs[1] == batches_of_runs[2]
+    assert len({each for step in batches_of_runs[0] for each in step}) == 2 * STEPS, "and no two steps read the same"

@@ -79,7 +79,7 @@ def test_rows_run_once_are_skipped_afterwards_and_added_ones_alone_are_run(
         assert all(m.details["tokens"] > 6 * 8 * 16 for m in of(measured, row, "kl"))
 
     baseline, other = ([own_score(output / "rows" / name, seed) for seed in (0, 3)] for name in ("baseline", "rate-30"))
-    change = statistics.median(100 * (ours - base) for ours, base in zip(other, baseline, strict=True))
+    change = statistics.median(100 * (score - base) for score, base in zip(other, baseline, strict=True))
     table = (output / "ablation.md").read_text()
     line = next(line for line in table.splitlines() if line.startswith("| rate 30 %"))
     cells = [cell.strip() for cell in line.split("|")]

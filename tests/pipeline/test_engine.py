@@ -66,8 +66,8 @@ def test_a_cached_teacher_says_what_the_live_one_says(
     kind: str, recipe_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINYDISTILBERT_CACHE", str(tmp_path / "cache"))
-    own = {"hidden": {}, "top-k": {"objective.cosine": "0"}}[kind]
-    more = {"adapt.tokens": "0", "distill.max_steps": "25", **own}
+    kind_settings = {"hidden": {}, "top-k": {"objective.cosine": "0"}}[kind]
+    more = {"adapt.tokens": "0", "distill.max_steps": "25", **kind_settings}
     live, cached = tmp_path / "live", tmp_path / "cached"
     assert call("distill", recipe_file, *flags(more), "--output", live)[0] == 0
     with_cache = {**more, "distill.cache.kind": kind, "distill.cache.views": "2", "distill.cache.top_k": "200"}
@@ -93,12 +93,14 @@ def test_a_time_budget_fits_the_schedule_and_is_kept(recipe_file: Path, tmp_path
     more = {"adapt.tokens": "0", "distill.max_steps": "0", "validation.blocks": "2"}
     code, out, err = call("distill", recipe_file, *flags(more), "--time-budget", "3s", "--output", run)
     assert code == 0, err
-    told = atomic.read_json(run / "student" / "schedule.json")
+    schedule = atomic.read_json(run / "student" / "schedule.json")
     log = steps(run)
-    assert len(log) == told["steps"] > 1 and f"{told['steps']:,} steps" in out
-    assert log[-1]["learning_rate"] == pytest.approx(5e-4 / (told["steps"] - int(told["steps"] * 0.05)), rel=1e-5)
+    assert len(log) == schedule["steps"] > 1 and f"{schedule['steps']:,} steps" in out
+    assert log[-1]["learning_rate"] == pytest.approx(
+        5e-4 / (schedule["steps"] - int(schedule["steps"] * 0.05)), rel=1e-5
+    )
     student = (run / "student").rename(run / "student.partial")  # as if it had been stopped at the end
-    atomic.write_json(student / "schedule.json", {**told, "steps": 3})
+    atomic.write_json(student / "schedule.json", {**schedule, "steps": 3})
     (student / "log.jsonl").unlink()
     (student / "manifest.json").unlink()
     assert call("distill", recipe_file, *flags(more), "--time-budget", "3s", "--output", run)[0] == 0
@@ -113,10 +115,10 @@ def test_a_resumed_budget_gives_a_narrow_student_the_same_weights(
     more = {"adapt.tokens": "0", "distill.max_steps": "0", "validation.blocks": "2", "student.hidden_size": "16"}
     command = ["distill", recipe_file, *flags(more), "--time-budget", "3s", "--output", run]
     assert call(*command)[0] == 0
-    told = atomic.read_json(run / "student" / "schedule.json")
+    schedule = atomic.read_json(run / "student" / "schedule.json")
     (run / "student").rename(tmp_path / "first")
     (run / "student.partial").mkdir()
-    atomic.write_json(run / "student.partial" / "schedule.json", told)
+    atomic.write_json(run / "student.partial" / "schedule.json", schedule)
     assert call(*command)[0] == 0
     first, again = (folder / "model.safetensors" for folder in (tmp_path / "first", run / "student"))
     assert first.read_bytes() == again.read_bytes()
@@ -138,7 +140,7 @@ def test_a_budget_without_time_for_a_step_is_refused(recipe_file: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "key"),
     [
         ({"objective.relation": "1", "objective.relation_heads": "5"}, "objective.relation_heads"),
         ({"objective.matched_layers": "0,1,2"}, "objective.matched_layers"),
@@ -155,11 +157,11 @@ def test_a_budget_without_time_for_a_step_is_refused(recipe_file: Path, tmp_path
     ],
 )
 def test_what_cannot_work_is_told_before_anything_is_written(
-    settings: dict[str, str], said: str, recipe_file: Path, tmp_path: Path, call: Call
+    settings: dict[str, str], key: str, recipe_file: Path, tmp_path: Path, call: Call
 ) -> None:
     for dry in ([], ["--dry-run"]):
         code, _, err = call("distill", recipe_file, *flags(settings), "--output", tmp_path / "run", *dry)
-        assert code == 2 and said in err and err.count("\n") == 1, err
+        assert code == 2 and key in err and err.count("\n") == 1, err
     assert not (tmp_path / "run").exists()
 
 

@@ -61,12 +61,14 @@ def test_a_csv_becomes_a_small_model_with_its_page(made: td.api.outcomes.TaskMod
         assert part in page, part
     assert page.index("Use this model") < page.index("How sure is that?") and str(made.model) in page
     facts = exported_facts(made.model)
-    found = facts["agreement"]
-    assert facts["texts_per_input"] == 1 and found["wanted"] == 0.98
-    assert (found["threshold"] is None) == (found["examples"] == 0)
-    assert 0.98 * found["examples"] <= found["agreeing"] <= found["examples"] <= found["held_out"]
-    shown = "At no confidence" if found["threshold"] is None else f"{100 * found['threshold']:.1f} % sure"
-    assert shown in page and f"{found['held_out']:,} held-out examples" in page, "the page has the folder's threshold"
+    agreement = facts["agreement"]
+    assert facts["texts_per_input"] == 1 and agreement["wanted"] == 0.98
+    assert (agreement["threshold"] is None) == (agreement["examples"] == 0)
+    assert 0.98 * agreement["examples"] <= agreement["agreeing"] <= agreement["examples"] <= agreement["held_out"]
+    shown = "At no confidence" if agreement["threshold"] is None else f"{100 * agreement['threshold']:.1f} % sure"
+    assert shown in page and f"{agreement['held_out']:,} held-out examples" in page, (
+        "the page has the folder's threshold"
+    )
     assert exported_facts(made.model.parent / "whole" / "onnx")["texts_per_input"] == 1, "known from the training"
     source = tmp_path / "in.csv"
     source.write_text("review\nthe tower\nthe student\n")
@@ -192,8 +194,8 @@ def test_the_time_told_first_counts_every_training(
         return {line["stage"]: line["seconds"] for line in plan["stages"]}
 
     def more(settings: dict[str, Any], seeds: int = 1) -> dict[str, float]:
-        found = seconds(settings, seeds)
-        return {stage: found[stage] - before for stage, before in base.items() if found[stage] > before * 1.001}
+        estimates = seconds(settings, seeds)
+        return {stage: estimates[stage] - before for stage, before in base.items() if estimates[stage] > before * 1.001}
 
     base = seconds({})
     of_teacher, of_student = "finetune teacher, reviews", "finetune model (D), reviews"

@@ -80,10 +80,10 @@ def test_trials_are_runs_that_are_compared_on_held_out_examples(
     best = scores.index(max(scores))
     assert f"trial {best}, {max(scores):.1f} points" in printed["best"]
     tried = toml.read(output / "trials" / f"{best:04d}" / "recipe.toml")
-    found = toml.read(output / "best.toml")
-    assert found.distill.optimization.learning_rate == tried.distill.optimization.learning_rate
-    assert found.student.initialization == tried.student.initialization
-    assert found.finetune.score_on != "train"  # the best is scored as the recipe says
+    best_recipe = toml.read(output / "best.toml")
+    assert best_recipe.distill.optimization.learning_rate == tried.distill.optimization.learning_rate
+    assert best_recipe.student.initialization == tried.student.initialization
+    assert best_recipe.finetune.score_on != "train"  # the best is scored as the recipe says
     page = (output / "report.html").read_text()
     assert "Trial by trial" in page and "distill.optimization.learning_rate" in page
 

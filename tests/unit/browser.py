@@ -42,9 +42,9 @@ class Browser:
         return self.send(method, session=self.session, **parameters)
 
     def value(self, expression: str) -> Any:
-        found = self("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        reply = self("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
 
     def wait(self, expression: str, seconds: float = 120) -> None:
         end = time.monotonic() + seconds
@@ -64,8 +64,8 @@ class Browser:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
-    to_it, ours = os.pipe()
-    theirs, from_it = os.pipe()
+    to_it, write_end = os.pipe()
+    read_end, from_it = os.pipe()
     options = f"--headless=new --no-sandbox --disable-gpu --remote-debugging-pipe --user-data-dir='{profile}'"
     command = f"exec {CHROMIUM} {options} 3<&{to_it} 4>&{from_it}"
     process = subprocess.Popen(
@@ -74,9 +74,9 @@ def browser(profile: Path) -> Iterator[Browser]:
     os.close(to_it)
     os.close(from_it)
     try:
-        yield Browser(theirs, ours)
+        yield Browser(read_end, write_end)
     finally:
         process.kill()
         process.wait(30)
-        os.close(ours)
-        os.close(theirs)
+        os.close(write_end)
+        os.close(read_end)

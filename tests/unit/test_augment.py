@@ -35,8 +35,8 @@ OTHERS = ["The dog likes bones", "A small model", "Some cats like milk.", "the r
 
 def random_model(vocabulary: int, family: str = "bert") -> PreTrainedModel:
     sizes = {"vocab_size": vocabulary, **tiny.WIDER, "max_position_embeddings": 64, "initializer_range": 0.3}
-    own = {"pad_token_id": 1, "type_vocab_size": 1} if family == "roberta" else {}
-    return tiny.model(family, **sizes, **own)
+    family_sizes = {"pad_token_id": 1, "type_vocab_size": 1} if family == "roberta" else {}
+    return tiny.model(family, **sizes, **family_sizes)
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,10 @@ def asked(
 
 def words(proposals: Proposals, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[list[str]]:
     """The words of each example, cut out of its texts by their characters."""
-    found, columns = proposals.words, (texts, pairs or texts)
+    spans, columns = proposals.words, (texts, pairs or texts)
     return [
-        [columns[int(found.second[row])][place][found.begin[row] : found.end[row]] for row in range(first, end)]
-        for place, (first, end) in enumerate(zip(found.word_ends, found.word_ends[1:], strict=False))
+        [columns[int(spans.second[row])][place][spans.begin[row] : spans.end[row]] for row in range(first, end)]
+        for place, (first, end) in enumerate(zip(spans.word_ends, spans.word_ends[1:], strict=False))
     ]
 
 
@@ -105,7 +105,7 @@ def test_proposals_are_those_of_one_word_at_a_time_against_the_unreplaced_rest(
 ) -> None:
     """Slowly, for the examples short enough that a pass hides one word; the second text sees the given first."""
     proposals = asked(TEXTS, pairs, model, tokenizer)
-    found, told, several = words(proposals, TEXTS, pairs), spelt(proposals), 0
+    example_words, proposed, several = words(proposals, TEXTS, pairs), spelt(proposals), 0
     for row in (0, 1, 2, 3):
         encoded = tokenizer(TEXTS[row], pairs[row] if pairs else None)
         spans = {}
@@ -114,12 +114,12 @@ def test_proposals_are_those_of_one_word_at_a_time_against_the_unreplaced_rest(
                 tokens, chars = encoded[0].word_to_tokens(number, text), encoded[0].word_to_chars(number, text)
                 spans[text, chars[0]] = slice(*tokens)
         first = proposals.words.word_ends[row]
-        assert len(found[row]) < 2 / module.HIDDEN_SHARE, "more words would be hidden together"
-        for offset, word in enumerate(found[row]):
+        assert len(example_words[row]) < 2 / module.HIDDEN_SHARE, "more words would be hidden together"
+        for offset, word in enumerate(example_words[row]):
             place = spans[int(proposals.words.second[first + offset]), proposals.words.begin[first + offset]]
             several += place.stop - place.start > 1
             others = [t for t in slow(model, tokenizer, encoded["input_ids"], place) if t != word.lower()]
-            assert told[first + offset] == others[:4], (word, row)
+            assert proposed[first + offset] == others[:4], (word, row)
     assert several, "some word has several pieces"
 
 
@@ -152,20 +152,20 @@ def test_passes_hide_at_most_fifteen_percent_of_the_words_and_each_word_once(
 ) -> None:
     """By hand: 13 words one at a time; of 14, two; of 20, three; of 100, fifteen."""
     assert passes_of(np.array([0, 1, 6, 13, 14, 20, 100])).tolist() == [0, 1, 6, 13, 7, 7, 7]
-    found = find_words(TEXTS, OTHERS, tokenizer, 64)
-    count = np.diff(found.word_ends)
+    spans = find_words(TEXTS, OTHERS, tokenizer, 64)
+    count = np.diff(spans.word_ends)
     passes = passes_of(count)
     for example in range(len(TEXTS)):
         seen = []
         for number in range(passes[example]):
             hidden_words, hidden, inputs = module._hide(
-                found, np.array([example]), np.array([number]), passes, tokenizer
+                spans, np.array([example]), np.array([number]), passes, tokenizer
             )
             assert 1 <= len(hidden_words) <= max(1, 0.15 * count[example])
             assert (inputs["input_ids"] == tokenizer.mask_token_id).equal(hidden)
             assert hidden.sum() == len(hidden_words), "one [MASK], whatever pieces the word has"
             seen += hidden_words.tolist()
-        assert sorted(seen) == list(range(found.word_ends[example], found.word_ends[example + 1]))
+        assert sorted(seen) == list(range(spans.word_ends[example], spans.word_ends[example + 1]))
 
 
 @pytest.mark.parametrize("pairs", [None, OTHERS])
@@ -227,14 +227,14 @@ def test_known_proposals_give_known_copies(tokenizer: PreTrainedTokenizerFast) -
     given = examples(["The  model — it's\tTHE 1st, \u00e9t\u00e9!", "12"], ["Model\nthe", "model"], "rte")
     settings = TaskDistillation(augment=5, augment_share=1.0, augment_candidates=1)
     parts = augment(given, model, tokenizer, settings, seed=0, device=CPU, log=lambda _: None, max_length=64)
-    found = together(parts)
-    assert found.columns == {
+    copies = together(parts)
+    assert copies.columns == {
         "idx": [10, 11],
         "text": ["Model  the — the's\tMODEL 1st, the!", "12"],
         "text_pair": ["The\nmodel", "the"],
         "label": [None, None],
     }
-    assert (found.task, found.split, found.total) == (given.task, "train", 2)
+    assert (copies.task, copies.split, copies.total) == (given.task, "train", 2)
     assert given.columns["text"][0].startswith("The  model"), "the examples are left as they were"
 
 
@@ -245,14 +245,14 @@ def test_byte_level_tokenizers_keep_spaces_and_case(byte_level: PreTrainedTokeni
     given = examples(["the House,  in 1889 (Zürich) it's", "\u00a0see THE"], ["A house", "b"])
     settings = TaskDistillation(augment=1, augment_share=1.0, augment_candidates=1)
     parts = augment(given, model, byte_level, settings, seed=0, device=CPU, log=lambda _: None, max_length=64)
-    found = together(parts)
-    assert found.columns["text"] == ["house The,  The 1889 (The) The's", "\u00a0The house"]
-    assert found.columns["text_pair"] == ["The The", "The"]
+    copies = together(parts)
+    assert copies.columns["text"] == ["house The,  The 1889 (The) The's", "\u00a0The house"]
+    assert copies.columns["text_pair"] == ["The The", "The"]
     proposals = asked(TEXTS, OTHERS, random_model(len(byte_level), "roberta"), byte_level, candidates=500)
-    for own, row in zip([w for ws in words(proposals, TEXTS, OTHERS) for w in ws], spelt(proposals), strict=True):
+    for word, row in zip([w for ws in words(proposals, TEXTS, OTHERS) for w in ws], spelt(proposals), strict=True):
         begins = {token[1:] for token in byte_level.get_vocab() if token.startswith("Ġ") and token[1:].isalpha()}
-        assert len(row) == len(set(row)) and {w for w in begins if w.lower() != own.lower()} >= set(row)
-        assert {w.lower() for w in row} | {own.lower()} >= {w.lower() for w in begins if w.isascii()}
+        assert len(row) == len(set(row)) and {w for w in begins if w.lower() != word.lower()} >= set(row)
+        assert {w.lower() for w in row} | {word.lower()} >= {w.lower() for w in begins if w.isascii()}
 
 
 @pytest.fixture(scope="module")
@@ -269,14 +269,14 @@ def test_copies_differ_in_words_alone_and_in_one_at_least(
     proposals: Proposals, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     given = examples(TEXTS, OTHERS)
-    found = copies_of(given, proposals, copies=30, share=0.3, seed=1)
-    told, all_words = spelt(proposals), [w for ws in words(proposals, TEXTS, OTHERS) for w in ws]
+    copies = copies_of(given, proposals, copies=30, share=0.3, seed=1)
+    proposed, all_words = spelt(proposals), [w for ws in words(proposals, TEXTS, OTHERS) for w in ws]
     known: dict[str, set[str]] = {}
-    for word, row in zip(all_words, told, strict=True):
+    for word, row in zip(all_words, proposed, strict=True):
         known.setdefault(word, set()).update(row)
-    pairs = list(zip(found.columns["text"], found.columns["text_pair"], strict=True))
+    pairs = list(zip(copies.columns["text"], copies.columns["text_pair"], strict=True))
     assert len(set(pairs)) == len(pairs) > 100 and not set(pairs) & set(zip(TEXTS, OTHERS, strict=True))
-    for idx, pair in zip(found.columns["idx"], pairs, strict=True):
+    for idx, pair in zip(copies.columns["idx"], pairs, strict=True):
         changed = 0
         for before, after in zip((TEXTS[idx - 10], OTHERS[idx - 10]), pair, strict=True):
             for old, new in zip(cut(before), cut(after), strict=True):
@@ -289,10 +289,10 @@ def test_copies_differ_in_words_alone_and_in_one_at_least(
 def test_the_share_of_replaced_words_is_the_chance(proposals: Proposals) -> None:
     """Of the example with the most words: 26 words, 400 copies; five standard deviations."""
     given = examples(TEXTS, OTHERS)
-    found = copies_of(given, proposals, copies=400, share=0.4, seed=0)
+    copied_examples = copies_of(given, proposals, copies=400, share=0.4, seed=0)
     copies = [
         cut(f"{text} {pair}")
-        for idx, text, pair in zip(*(found.columns[n] for n in ("idx", "text", "text_pair")), strict=True)
+        for idx, text, pair in zip(*(copied_examples.columns[n] for n in ("idx", "text", "text_pair")), strict=True)
         if idx == 14
     ]
     original = cut(f"{TEXTS[4]} {OTHERS[4]}")
@@ -303,9 +303,9 @@ def test_the_share_of_replaced_words_is_the_chance(proposals: Proposals) -> None
 
 
 def test_a_copy_in_which_chance_replaces_nothing_has_one_word_replaced(proposals: Proposals) -> None:
-    found = copies_of(examples(TEXTS, OTHERS), proposals, copies=3, share=0.0, seed=0)
-    assert set(found.columns["idx"]) == {10, 11, 12, 13, 14}
-    for idx, text, pair in zip(*(found.columns[name] for name in ("idx", "text", "text_pair")), strict=True):
+    copies = copies_of(examples(TEXTS, OTHERS), proposals, copies=3, share=0.0, seed=0)
+    assert set(copies.columns["idx"]) == {10, 11, 12, 13, 14}
+    for idx, text, pair in zip(*(copies.columns[name] for name in ("idx", "text", "text_pair")), strict=True):
         before, after = cut(f"{TEXTS[idx - 10]} {OTHERS[idx - 10]}"), cut(f"{text} {pair}")
         assert sum(old != new for old, new in zip(before, after, strict=True)) == 1
 
@@ -328,8 +328,8 @@ def test_copies_are_a_function_of_the_seed_and_the_example_alone(
     for idx in given.columns["idx"]:
         assert of(more, idx)[: len(of(made(), idx))] == of(made(), idx)
     alone = replace(given, columns={name: values[2:3] for name, values in given.columns.items()})
-    told = asked(TEXTS[2:3], OTHERS[2:3], model, tokenizer)
-    assert copies_of(alone, told, copies=6, share=0.4, seed=3).columns["text"] == of(made(), 12)
+    proposals_alone = asked(TEXTS[2:3], OTHERS[2:3], model, tokenizer)
+    assert copies_of(alone, proposals_alone, copies=6, share=0.4, seed=3).columns["text"] == of(made(), 12)
 
 
 def test_nothing_is_read_but_the_examples(
@@ -346,9 +346,9 @@ def test_nothing_is_read_but_the_examples(
         patch.setattr("pathlib.Path.open", read)
         patch.setattr("tinydistilbert.tasks.load_examples", read)
         two = TaskDistillation(augment=2)
-        found = together(augment(given, model, tokenizer, two, seed=0, device=CPU, log=lines.append, max_length=64))
-    assert found.columns["label"] == [None] * len(found) and len(found) > len(TEXTS)
+        copies = together(augment(given, model, tokenizer, two, seed=0, device=CPU, log=lines.append, max_length=64))
+    assert copies.columns["label"] == [None] * len(copies) and len(copies) > len(TEXTS)
     assert len(lines) == 1 and "5 examples" in lines[0]
     many = TaskDistillation(augment=200, augment_candidates=2)
-    found = together(augment(given, model, tokenizer, many, seed=0, device=CPU, log=lines.append, max_length=64))
-    assert f"{1000 - len(found)} of 1,000 copies left out" in lines[-1] and "0 examples without" in lines[-1]
+    copies = together(augment(given, model, tokenizer, many, seed=0, device=CPU, log=lines.append, max_length=64))
+    assert f"{1000 - len(copies)} of 1,000 copies left out" in lines[-1] and "0 examples without" in lines[-1]

@@ -214,8 +214,8 @@ def test_made_up_pairs_have_lengths_like_those_of_sts_b(tokenizer: PreTrainedTok
 
 def test_without_the_data_it_times_random_words_and_says_so(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     for recipe in (Recipe(), Recipe(data=str(tmp_path))):
-        found = load_pairs(recipe, tokenizer)
-        assert found.synthetic and found.total == 1500 and "random words" in found.source and not found.fingerprint
+        loaded = load_pairs(recipe, tokenizer)
+        assert loaded.synthetic and loaded.total == 1500 and "random words" in loaded.source and not loaded.fingerprint
 
 
 STSB = "sentence1,sentence2,label\n"
@@ -244,12 +244,12 @@ def test_sts_b_that_is_a_task_of_the_recipe_has_to_be_there(tmp_path: Path, toke
 
 
 def test_with_the_data_it_times_sts_b(data: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    found = load_pairs(Recipe(data=str(data)), tokenizer)
-    assert not found.synthetic and found.total == len(found.examples) == 1500 and found.fingerprint
-    assert found.texts(0)[0].startswith("A man with a hard hat")
+    loaded = load_pairs(Recipe(data=str(data)), tokenizer)
+    assert not loaded.synthetic and loaded.total == len(loaded.examples) == 1500 and loaded.fingerprint
+    assert loaded.texts(0)[0].startswith("A man with a hard hat")
 
 
-class Seen:
+class RecordingRuntime:
     """A runtime that keeps what it was given."""
 
     name = "seen"
@@ -267,7 +267,7 @@ class Seen:
 def test_a_protocol_is_padded_or_as_long_as_the_pair_or_from_its_words(
     make: Made, pairs: Pairs, token_types: bool
 ) -> None:
-    runtime = Seen(token_types)
+    runtime = RecordingRuntime(token_types)
     row = BenchmarkRow(make("bert-base"), "torch", Path(), runtime)
     length = int(inputs_of(row, pairs).features.lengths[3])
     for protocol in ("padded-128", "true-length", "with-tokenizer"):
@@ -283,12 +283,12 @@ def test_a_protocol_is_padded_or_as_long_as_the_pair_or_from_its_words(
 @pytest.mark.parametrize("name", ["bert-base", "distilbert", "elmo"])
 def test_with_the_tokenizer_the_logits_are_those_at_true_length(make: Made, pairs: Pairs, name: str) -> None:
     (row,) = make_rows([make(name)], ["torch"], Path())
-    own = inputs_of(row, pairs)
-    found = []
+    pair_inputs = inputs_of(row, pairs)
+    logits = []
     for protocol in ("true-length", "with-tokenizer"):
-        timed = own.timed(protocol, row.runtime)
-        found.append(np.concatenate([timed.answer(timed.prepare(index)) for index in range(5)]))
-    assert (found[0] == found[1]).all() and len(np.unique(found[0])) == 5
+        timed = pair_inputs.timed(protocol, row.runtime)
+        logits.append(np.concatenate([timed.answer(timed.prepare(index)) for index in range(5)]))
+    assert (logits[0] == logits[1]).all() and len(np.unique(logits[0])) == 5
 
 
 def test_the_back_end_torch_is_transformers_as_it_is(make: Made) -> None:
@@ -351,9 +351,9 @@ def test_the_memory_of_a_row_is_more_than_that_of_its_weights(
     weights = (tmp_path / "model" / "model.safetensors").stat().st_size / 2**20
     assert weights > 35
     inputs = {name: np.ones((1, 16), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
-    found = measure_memory("mine", tmp_path / "model", "torch", inputs)
-    assert found["peak_mib"] - found["baseline_mib"] > 0.9 * weights
-    assert found["baseline_mib"] > 50 and found["peak_mib"] >= found["loaded_mib"] >= found["baseline_mib"]
+    usage = measure_memory("mine", tmp_path / "model", "torch", inputs)
+    assert usage["peak_mib"] - usage["baseline_mib"] > 0.9 * weights
+    assert usage["baseline_mib"] > 50 and usage["peak_mib"] >= usage["loaded_mib"] >= usage["baseline_mib"]
 
 
 def test_a_process_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,9 +437,9 @@ def test_the_best_batch_is_where_throughput_stops_rising() -> None:
         tried.append(size)
         return 1.0 if size <= 8 else size / 8
 
-    found = gpu.best_batch(seconds)
-    assert (found.batch_size, found.per_second) == (8, 8.0)
-    assert tried == [1, 2, 4, 8, 16] and found.tried == {1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0, 16: 8.0}
+    throughput = gpu.best_batch(seconds)
+    assert (throughput.batch_size, throughput.per_second) == (8, 8.0)
+    assert tried == [1, 2, 4, 8, 16] and throughput.tried == {1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0, 16: 8.0}
 
 
 def test_the_search_for_a_batch_ends_with_the_memory() -> None:
@@ -462,12 +462,12 @@ def test_the_script_ends_with_one_line_of_milliseconds(tmp_path: Path, tokenizer
          "--teacher", str(tmp_path / "teacher"), "--data", str(tmp_path), "--output", str(rows)],
         capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert set(found) == {"padded-128", "true-length", "with-tokenizer"}
+    milliseconds = json.loads(done.stdout.splitlines()[-1])
+    assert set(milliseconds) == {"padded-128", "true-length", "with-tokenizer"}
     names = ["elmo/torch", "bert-base/torch", "bert-base/onnx", "bert-base/onnx-int8", "distilbert-pruned/onnx-int8"]
-    assert all(list(own) == names and min(own.values()) > 0 for own in found.values())
+    assert all(list(by_row) == names and min(by_row.values()) > 0 for by_row in milliseconds.values())
     lines = [json.loads(line) for line in rows.read_text().splitlines()]
     assert [(line["protocol"], line["row"]) for line in lines] == [
-        (protocol, row) for protocol in found for row in names
+        (protocol, row) for protocol in milliseconds for row in names
     ]
     assert all(line["quick"] and line["tiny"] and line["environment"]["cpu"] for line in lines)

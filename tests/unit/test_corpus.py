@@ -158,7 +158,7 @@ def test_later_pieces_of_wordpiece_are_marked(tokenizer: PreTrainedTokenizerFast
 
 
 TEXT = ["the student learns, the teacher teaches; students learn"] * 5
-OWN = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
 def test_with_byte_level_bpe_tokens_without_a_space_before_them_go_on_with_a_word() -> None:
@@ -166,9 +166,11 @@ def test_with_byte_level_bpe_tokens_without_a_space_before_them_go_on_with_a_wor
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    raw.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=60, special_tokens=OWN, show_progress=False))
+    raw.train_from_iterator(
+        TEXT, trainers.BpeTrainer(vocab_size=60, special_tokens=SPECIAL_TOKENS, show_progress=False)
+    )
     raw.add_tokens([AddedToken("|||MAIL|||", normalized=False)])
-    own = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
         pad_token="<pad>",
         cls_token="<s>",
@@ -176,20 +178,21 @@ def test_with_byte_level_bpe_tokens_without_a_space_before_them_go_on_with_a_wor
         unk_token="<unk>",
         mask_token="<mask>",
     )
-    continues = continues_word(own)
-    ids = own(" students |||MAIL|||, learn", add_special_tokens=False)["input_ids"]
-    text = "".join(("" if continues[i] else "|") + own.convert_ids_to_tokens(i) for i in ids)
+    continues = continues_word(tokenizer)
+    ids = tokenizer(" students |||MAIL|||, learn", add_special_tokens=False)["input_ids"]
+    text = "".join(("" if continues[i] else "|") + tokenizer.convert_ids_to_tokens(i) for i in ids)
     assert text == "|Ġstudents|Ġ||||MAIL|||,|Ġlearn"
-    assert not continues[own.convert_tokens_to_ids(OWN)].any()
+    assert not continues[tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS)].any()
 
 
 def test_with_sentencepiece_tokens_without_its_mark_go_on_with_a_word() -> None:
     raw = Tokenizer(models.Unigram())
     raw.pre_tokenizer = pre_tokenizers.Metaspace()
     raw.train_from_iterator(
-        TEXT, trainers.UnigramTrainer(vocab_size=40, special_tokens=OWN, unk_token="<unk>", show_progress=False)
+        TEXT,
+        trainers.UnigramTrainer(vocab_size=40, special_tokens=SPECIAL_TOKENS, unk_token="<unk>", show_progress=False),
     )
-    own = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
         pad_token="<pad>",
         cls_token="<s>",
@@ -197,9 +200,9 @@ def test_with_sentencepiece_tokens_without_its_mark_go_on_with_a_word() -> None:
         unk_token="<unk>",
         mask_token="<mask>",
     )
-    continues = continues_word(own)
-    ids = own("students, learn the", add_special_tokens=False)["input_ids"]
-    text = "".join(("" if continues[i] else "|") + own.convert_ids_to_tokens(i) for i in ids)
+    continues = continues_word(tokenizer)
+    ids = tokenizer("students, learn the", add_special_tokens=False)["input_ids"]
+    text = "".join(("" if continues[i] else "|") + tokenizer.convert_ids_to_tokens(i) for i in ids)
     assert text == "|▁students,|▁learn|▁the" and len(ids) > 3
 
 
@@ -210,7 +213,7 @@ def test_a_vocabulary_of_words_has_no_later_pieces() -> None:
 def test_two_at_once_give_one_sound_folder(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         tokenizers = [copy.deepcopy(tokenizer) for _ in range(4)]
-        folders = set(pool.map(lambda own: prepare(corpus, own, tmp_path / "cache", None), tokenizers))
+        folders = set(pool.map(lambda copied: prepare(corpus, copied, tmp_path / "cache", None), tokenizers))
     assert len(folders) == 1 and len(list((tmp_path / "cache").iterdir())) == 1
     assert len(load_blocks(folders.pop()).train)
 
@@ -262,16 +265,16 @@ def test_ids_take_the_room_that_the_vocabulary_needs(tmp_path: Path, size: int, 
     text = f"w{size - 1} w7 <unk> w8 w9"
     for split in ("train", "validation"):
         (tmp_path / f"{split}.txt").write_text(text)
-    own = word_tokenizer(size, cls_token="<s>", sep_token="</s>", mask_token="<mask>")
-    blocks = load_blocks(prepare(Corpus(source=str(tmp_path), block_size=8), own, tmp_path / "cache", None))
+    tokenizer = word_tokenizer(size, cls_token="<s>", sep_token="</s>", mask_token="<mask>")
+    blocks = load_blocks(prepare(Corpus(source=str(tmp_path), block_size=8), tokenizer, tmp_path / "cache", None))
     assert blocks.train.dtype == dtype
     assert blocks.train.tolist() == [[0, size - 1, 7, 3, 8, 9, 2, 2]]
 
 
 def test_a_tokenizer_without_a_mask_is_refused(corpus: Corpus, tmp_path: Path) -> None:
-    own = word_tokenizer(10, cls_token="<s>", sep_token="</s>")
+    tokenizer = word_tokenizer(10, cls_token="<s>", sep_token="</s>")
     with pytest.raises(UserError, match="none for mask"):
-        prepare(corpus, own, tmp_path, None)
+        prepare(corpus, tokenizer, tmp_path, None)
 
 
 def test_what_the_tokenizer_and_the_blocks_lose_is_counted_also_from_the_cache(

@@ -33,9 +33,9 @@ TASKS = tasks_of(FINETUNE)
 
 def score(model: str, name: str, value: float, *, metric: str = "", seed: int = 0, **details: Any) -> Measurement:
     counts = {"examples": 40, "examples_total": 40, "train_examples": 100, "train_examples_total": 100}
-    told = {"interval": [value - 0.02, value + 0.02], "majority": 0.5, **details}
+    all_details = {"interval": [value - 0.02, value + 0.02], "majority": 0.5, **details}
     return Measurement(
-        model, name, metric or TASKS[name].headline, value, "validation", seed=seed, details=told, **counts
+        model, name, metric or TASKS[name].headline, value, "validation", seed=seed, details=all_details, **counts
     )
 
 
@@ -51,10 +51,10 @@ def test_their_table_has_medians_marks_the_same_answer_and_what_was_kept() -> No
     assert table.name == "custom" and table.columns == (
         "Model", "reviews, accuracy", "manual, exact match", "manual, F1",
     )  # fmt: skip
-    found = texts(table)
-    assert found["Student"] == ["81.0", "30.0⚠", "30.0⚠"]
-    assert found["Student, % kept"] == ["77.5", "–", "–"]
-    assert found["Majority baseline"] == ["50.0", "50.0", "50.0"]
+    rows = texts(table)
+    assert rows["Student"] == ["81.0", "30.0⚠", "30.0⚠"]
+    assert rows["Student, % kept"] == ["77.5", "–", "–"]
+    assert rows["Majority baseline"] == ["50.0", "50.0", "50.0"]
     assert any("⚠ Student, manual: a warning." in note for note in table.notes)
 
 
@@ -82,15 +82,15 @@ def test_nothing_of_them_is_printed_in_the_tables_of_the_paper() -> None:
     ],
 )  # fmt: skip
 def test_the_summary_is_about_whatever_was_fine_tuned(rows: dict[str, float], verdict: str) -> None:
-    told = summarize([score(model, "reviews", value) for model, value in rows.items()], TASKS)
-    assert told.verdict == verdict and "one seed" in told.sure[0]
-    assert not any("overlap" in sentence or "may be chance" in sentence for sentence in told.sure)
-    assert any("are missing" in sentence for sentence in told.sure) == ("teacher" in rows)
+    summary = summarize([score(model, "reviews", value) for model, value in rows.items()], TASKS)
+    assert summary.verdict == verdict and "one seed" in summary.sure[0]
+    assert not any("overlap" in sentence or "may be chance" in sentence for sentence in summary.sure)
+    assert any("are missing" in sentence for sentence in summary.sure) == ("teacher" in rows)
 
 
 def test_one_sanity_warning_is_enough_about_a_given_model() -> None:
-    told = summarize([score("model", "reviews", 0.5, warnings=["the same"])], TASKS)
-    assert any("sanity check failed on reviews" in sentence and "means little" in sentence for sentence in told.sure)
+    summary = summarize([score("model", "reviews", 0.5, warnings=["the same"])], TASKS)
+    assert any("sanity check failed on reviews" in sentence and "means little" in sentence for sentence in summary.sure)
 
 
 def samples(run: Path, name: str, slug: str, sample: dict[str, Any]) -> None:
@@ -108,8 +108,8 @@ def run_of_a_model(run: Path) -> Path:
     atomic.write_text(run / "recipe.toml", toml.to_toml(settings))
     measured = [score("teacher", name, 0.9) for name in TASKS if name in custom]
     results.write(run / "results.jsonl", measured + [score("model (D)", name, 0.8) for name in custom])
-    for slug, said in (("teacher", "pos"), ("model-d", "neg")):
-        samples(run, "reviews", slug, {"idx": 0, "text": "Good <b>film</b>", "gold": "pos", "prediction": said})
+    for slug, prediction in (("teacher", "pos"), ("model-d", "neg")):
+        samples(run, "reviews", slug, {"idx": 0, "text": "Good <b>film</b>", "gold": "pos", "prediction": prediction})
         samples(run, "alike", slug, {"idx": 0, "text": "a", "text_pair": "b", "gold": 1.5, "prediction": 1.25})
         answer = {"id": "q", "question": "Where?", "context": "Paris is in France", "gold": ["France"]}
         samples(run, "manual", slug, {**answer, "prediction": "France"})

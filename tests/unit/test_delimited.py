@@ -110,8 +110,8 @@ def test_what_csv_writers_write_comes_out(rows: list[tuple[str, str]], name: str
 def test_tsv_without_quoting_comes_out_or_its_quotes_are_told(rows: list[tuple[str, str]]) -> None:
     rows = [(one.replace("\t", "").replace("\n", ""), two.replace("\t", "").replace("\n", "")) for one, two in rows]
     assert read_or_refused(plain(rows), "a.tsv", "none") == rows
-    found = read_or_refused(plain(rows), "a.tsv", "auto")
-    assert found == rows or (found is not None and len(found) == len(rows) and "are removed" in lines())
+    parsed = read_or_refused(plain(rows), "a.tsv", "auto")
+    assert parsed == rows or (parsed is not None and len(parsed) == len(rows) and "are removed" in lines())
 
 
 @settings(max_examples=120, deadline=None)
@@ -119,8 +119,8 @@ def test_tsv_without_quoting_comes_out_or_its_quotes_are_told(rows: list[tuple[s
 def test_tsv_with_quoting_comes_out_or_is_refused_or_keeps_its_quotes_and_tells(rows: list[tuple[str, str]]) -> None:
     content = written(rows, "\t", csv.QUOTE_MINIMAL)
     assume('"' in content)
-    found = read_or_refused(content, "a.tsv", "auto")
-    assert found in (rows, None) or "quotes are part of the texts" in lines()
+    parsed = read_or_refused(content, "a.tsv", "auto")
+    assert parsed in (rows, None) or "quotes are part of the texts" in lines()
 
 
 def test_a_first_line_of_excel_names_the_separator(tmp_path: Path) -> None:

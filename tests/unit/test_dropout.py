@@ -119,5 +119,5 @@ def test_gradients_in_bf16_are_those_of_plain_products(family: str, monkeypatch:
         rounded = gradients()
     assert not called
     scale = max(float(gradient.norm()) for gradient in exact)
-    for found, wanted in zip(rounded, exact, strict=True):
-        assert float((found - wanted).norm()) < 0.05 * scale
+    for gradient, expected in zip(rounded, exact, strict=True):
+        assert float((gradient - expected).norm()) < 0.05 * scale

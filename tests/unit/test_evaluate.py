@@ -147,9 +147,9 @@ def test_a_model_that_repeats_one_class_is_flagged(tokenizer: Any, tmp_path: Pat
     model = tiny.model("distilbert", "classification", num_hidden_layers=1)
     torch.nn.init.zeros_(model.classifier.weight)
     model.classifier.bias.data = torch.tensor([0.0, 1.0])
-    (found,) = results.read(run("sst2", model, tokenizer, tmp_path) / "measurements.jsonl")
-    assert found.value == found.details["majority"] == 0.5
-    assert found.details["warnings"] == [
+    (measurement,) = results.read(run("sst2", model, tokenizer, tmp_path) / "measurements.jsonl")
+    assert measurement.value == measurement.details["majority"] == 0.5
+    assert measurement.details["warnings"] == [
         "every prediction is the same: 1",
         "0.500 is not above the 0.500 of the majority baseline",
     ]
@@ -184,11 +184,11 @@ def test_one_prediction_that_is_not_finite_is_counted_and_never_right(task: str,
     shape = [(length, 2) for length in features.lengths] if task == "squad" else [(width,)] * 3
     logits = [np.arange(float(np.prod(s)), dtype=np.float32).reshape(s) + row for row, s in enumerate(shape)]
     logits[2].reshape(-1)[-1] = bad
-    found = read_predictions(examples, features, logits if task == "squad" else np.stack(logits))
-    for _, details in score(examples, found, seed=0).values():
+    predictions = read_predictions(examples, features, logits if task == "squad" else np.stack(logits))
+    for _, details in score(examples, predictions, seed=0).values():
         assert any("1 of 3" in warning and "not finite" in warning for warning in details["warnings"])
     if task == "sst2":
-        assert found.values[2] == metrics.NO_CLASS
+        assert predictions.values[2] == metrics.NO_CLASS
 
 
 def test_a_perfect_reader_of_spans_scores_one_whatever_the_order_of_the_windows(tokenizer: Any) -> None:
@@ -240,6 +240,6 @@ def test_a_model_from_elsewhere_may_number_the_classes_in_its_own_way(tokenizer:
     straight = run("mrpc", model, tokenizer, tmp_path)
     model.config.id2label = {0: "equivalent", 1: "not_equivalent"}
     turned = run("mrpc", model, tokenizer, tmp_path / "turned-data", data=tmp_path / "data")
-    said = [pyarrow.parquet.read_table(folder / "predictions-validation.parquet") for folder in (straight, turned)]
-    assert said[0]["prediction"].to_pylist() == [1 - value for value in said[1]["prediction"].to_pylist()]
-    assert len(set(said[0]["prediction"].to_pylist())) == 2
+    tables = [pyarrow.parquet.read_table(folder / "predictions-validation.parquet") for folder in (straight, turned)]
+    assert tables[0]["prediction"].to_pylist() == [1 - value for value in tables[1]["prediction"].to_pylist()]
+    assert len(set(tables[0]["prediction"].to_pylist())) == 2

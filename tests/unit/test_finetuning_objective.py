@@ -49,18 +49,18 @@ def test_soft_targets_are_the_tempered_kl_and_labels_the_cross_entropy() -> None
     logits = torch.log(torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]))
     teacher = 2 * torch.log(torch.tensor([[0.8, 0.2], [0.5, 0.5], [0.8, 0.2]]))  # at T = 2 just these probabilities
     objective = TaskLoss("classification", TaskDistillation(temperature=2.0, soft=0.25))
-    found = loss(objective, FixedOutput(logits=logits), batch(labels=torch.tensor([0, 1, 0]), teacher_logits=teacher))
+    terms = loss(objective, FixedOutput(logits=logits), batch(labels=torch.tensor([0, 1, 0]), teacher_logits=teacher))
     assert objective.term_weights(0) == {"hard": 0.75, "soft": 0.25}
-    assert found["hard"] == pytest.approx(math.log(2))
-    assert found["soft"] == pytest.approx(4 * 2 / 3 * (0.8 * math.log(1.6) + 0.2 * math.log(0.4)), rel=1e-5)
+    assert terms["hard"] == pytest.approx(math.log(2))
+    assert terms["soft"] == pytest.approx(4 * 2 / 3 * (0.8 * math.log(1.6) + 0.2 * math.log(0.4)), rel=1e-5)
 
 
 def test_regression_learns_scores_and_the_teachers_scores() -> None:
     objective = TaskLoss("regression", TaskDistillation(soft=0.5))
     given = batch(labels=torch.tensor([1.0, 2.0, math.nan]), teacher_logits=torch.tensor([[2.0], [2.0], [5.0]]))
-    found = loss(objective, FixedOutput(logits=torch.tensor([[1.5], [2.0], [3.0]])), given)
-    assert found["hard"] == pytest.approx((0.25 + 0) / 2)
-    assert found["soft"] == pytest.approx((0.25 + 0 + 4) / 3)
+    terms = loss(objective, FixedOutput(logits=torch.tensor([[1.5], [2.0], [3.0]])), given)
+    assert terms["hard"] == pytest.approx((0.25 + 0) / 2)
+    assert terms["soft"] == pytest.approx((0.25 + 0 + 4) / 3)
 
 
 def test_examples_without_a_label_count_in_the_soft_term_alone() -> None:
@@ -81,14 +81,14 @@ def test_a_span_teacher_is_learned_at_start_and_end_whatever_the_padding() -> No
     given = batch(start_positions=torch.tensor([1, 1, 2]), end_positions=torch.tensor([2, 1, 2]))
     given |= {"teacher_start": torch.randn(3, 4), "teacher_end": torch.randn(3, 4)}
     objective = TaskLoss("span", TaskDistillation(soft=0.5))
-    found = loss(objective, model, given)
+    terms = loss(objective, model, given)
     given["teacher_start"][1, 3] = 1e4  # padding
-    assert loss(objective, model, given)["soft"] == pytest.approx(found["soft"], rel=1e-5)
-    assert found["soft"] > 0 and found["hard"] > 0
+    assert loss(objective, model, given)["soft"] == pytest.approx(terms["soft"], rel=1e-5)
+    assert terms["soft"] > 0 and terms["hard"] > 0
     wider = {
         name: torch.nn.functional.pad(value, (0, 3)) if value.dim() > 1 else value for name, value in given.items()
     }
-    assert loss(objective, model, wider) == pytest.approx(found, rel=1e-5)
+    assert loss(objective, model, wider) == pytest.approx(terms, rel=1e-5)
 
 
 def test_layers_are_compared_only_in_the_first_stage_and_answers_only_in_the_second() -> None:
@@ -113,8 +113,8 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_its_layers() ->
     objective = TaskLoss("classification", distillation, model, matches)
     with torch.no_grad():
         teacher_logits = model(**batch()).logits
-    found = loss(objective, model, batch(labels=torch.tensor([0, 1, 0]), teacher_logits=teacher_logits))
-    assert all(found[name] == pytest.approx(0, abs=1e-6) for name in ("soft", "hidden", "attention", "relation"))
+    terms = loss(objective, model, batch(labels=torch.tensor([0, 1, 0]), teacher_logits=teacher_logits))
+    assert all(terms[name] == pytest.approx(0, abs=1e-6) for name in ("soft", "hidden", "attention", "relation"))
 
 
 def test_the_teacher_reads_the_same_tokens_while_the_students_words_are_cut() -> None:

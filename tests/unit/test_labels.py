@@ -19,14 +19,14 @@ def boxes(corners: list[tuple[float, float] | None], sizes: list[tuple[float, fl
     return [(*corner, corner[0] + size[0], corner[1] + size[1]) for corner, size in placed]
 
 
-def found(*arguments: Any) -> list[tuple[float, float]]:
+def placed_corners(*arguments: Any) -> list[tuple[float, float]]:
     return [corner for corner in place(*arguments) if corner]
 
 
 def test_a_name_alone_stands_right_of_its_point_and_one_at_the_edge_left_of_it() -> None:
-    ((x, y),) = found([(100, 100)], [(50, 10)], BOUNDS, RADIUS)
+    ((x, y),) = placed_corners([(100, 100)], [(50, 10)], BOUNDS, RADIUS)
     assert 100 + RADIUS < x < 112 and y == 95
-    ((x, y),) = found([(390, 100)], [(50, 10)], BOUNDS, RADIUS)
+    ((x, y),) = placed_corners([(390, 100)], [(50, 10)], BOUNDS, RADIUS)
     assert x + 50 < 390 - RADIUS and y == 95
 
 
@@ -45,7 +45,7 @@ def test_no_name_lies_on_a_name_on_a_point_or_over_the_edge(seed: int) -> None:
 
 def test_a_name_leaves_a_line_free_where_it_can() -> None:
     line = [(100.0, 100.0), (200.0, 100.0)]
-    ((x, y),) = found([(100, 100)], [(50, 10)], BOUNDS, RADIUS, line)
+    ((x, y),) = placed_corners([(100, 100)], [(50, 10)], BOUNDS, RADIUS, line)
     assert not x <= 150 <= x + 50 or not y <= 100 <= y + 10
     assert place([(10, 5)], [(50, 10)], (0, 0, 68, 11), RADIUS, [(10, 5), (60, 5)]) == [(17, 0)], "no other room"
 

@@ -41,7 +41,7 @@ def holder(lock: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def said(stream: object) -> str:
+def next_line(stream: object) -> str:
     return stream.readline().strip()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -58,9 +58,9 @@ def test_the_file_names_the_holder_and_is_deleted_when_the_body_ends(tmp_path: P
 def test_a_lock_that_is_held_is_refused_with_the_holders_id(tmp_path: Path) -> None:
     lock = tmp_path / ".lock"
     with holder(lock) as other:
-        assert said(other.stdout) == "held"
-        told = f"there: .*found process {other.pid} at work; wait"
-        with pytest.raises(UserError, match=told), locks.alone(lock, where="there"):
+        assert next_line(other.stdout) == "held"
+        message = f"there: .*found process {other.pid} at work; wait"
+        with pytest.raises(UserError, match=message), locks.alone(lock, where="there"):
             pass
         assert lock.read_text() == f"{other.pid}\n", "and stays its own"
 
@@ -70,9 +70,9 @@ def test_who_waits_says_so_once_and_gets_the_lock_when_it_is_let_go(tmp_path: Pa
     with locks.alone(lock, where="there"):
         other = holder(lock, "wait")
         process = other.__enter__()
-        assert said(process.stderr) == f"waiting for process {os.getpid()}, which is at work on there"
+        assert next_line(process.stderr) == f"waiting for process {os.getpid()}, which is at work on there"
     try:
-        assert said(process.stdout) == "held"
+        assert next_line(process.stdout) == "held"
         assert lock.read_text() == f"{process.pid}\n", "a new file: the first holder has deleted the old one"
         _, more = process.communicate("\n")
         assert (process.returncode, more) == (0, "")
@@ -84,7 +84,7 @@ def test_who_waits_says_so_once_and_gets_the_lock_when_it_is_let_go(tmp_path: Pa
 def test_the_lock_of_a_killed_holder_is_free_though_its_file_is_there(tmp_path: Path) -> None:
     lock = tmp_path / ".lock"
     with holder(lock) as other:
-        assert said(other.stdout) == "held"
+        assert next_line(other.stdout) == "held"
         other.send_signal(signal.SIGKILL)
         other.wait()
         assert lock.read_text() == f"{other.pid}\n"

@@ -120,20 +120,20 @@ def test_a_step_does_not_depend_on_what_was_asked_before() -> None:
 
 
 def shares(batches: MaskedBatches, steps: int) -> list[float]:
-    found = []
+    step_shares = []
     for step in range(steps):
         (batch,) = batches(step)
-        found.append(len(batch["masked"]) / int((batch["input_ids"] > 0).sum()))
-    return found
+        step_shares.append(len(batch["masked"]) / int((batch["input_ids"] > 0).sum()))
+    return step_shares
 
 
 def test_a_rate_of_two_numbers_changes_evenly_from_the_first_step_to_the_last() -> None:
     blocks = make_blocks(1000)
-    found = shares(make(blocks, masking=schema.Masking(rate=(0.6, 0.2)), steps=5, batch_size=1000), 5)
+    step_shares = shares(make(blocks, masking=schema.Masking(rate=(0.6, 0.2)), steps=5, batch_size=1000), 5)
     ordinary = float((blocks.train > MASK).mean())
-    assert found == pytest.approx([rate * ordinary for rate in (0.6, 0.5, 0.4, 0.3, 0.2)], abs=0.03)
+    assert step_shares == pytest.approx([rate * ordinary for rate in (0.6, 0.5, 0.4, 0.3, 0.2)], abs=0.03)
     (constant,) = shares(make(blocks, masking=schema.Masking(rate=0.6), steps=1, batch_size=1000), 1)
-    assert constant == found[0], "the same draws below the same rate"
+    assert constant == step_shares[0], "the same draws below the same rate"
 
 
 @pytest.mark.parametrize("masking", [schema.Masking(smoothing=0.7), schema.Masking(whole_words=True)])
@@ -183,17 +183,17 @@ def test_an_epoch_that_ends_no_step_goes_on_in_the_next() -> None:
 def test_tokens_look_within_their_own_document_only() -> None:
     """By hand: [CLS] a a [SEP] b [SEP] of two documents."""
     ids = np.array([[CLS, 8, 9, SEP, 10, SEP]])
-    found = document_mask(ids, SEP, ids != PAD)
+    mask = document_mask(ids, SEP, ids != PAD)
     first = [1, 1, 1, 1, 0, 0]
     second = [0, 0, 0, 0, 1, 1]
-    assert found.shape == (1, 1, 6, 6) and found.dtype == bool
-    assert found[0, 0].astype(int).tolist() == [first, first, first, first, second, second]
+    assert mask.shape == (1, 1, 6, 6) and mask.dtype == bool
+    assert mask[0, 0].astype(int).tolist() == [first, first, first, first, second, second]
 
 
 def test_nobody_looks_at_padding_but_padding_at_itself() -> None:
     ids = np.array([[CLS, 8, SEP, PAD, PAD]])
-    found = document_mask(ids, SEP, ids != PAD)[0, 0].astype(int).tolist()
-    assert found == [[1, 1, 1, 0, 0]] * 3 + [[0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    mask = document_mask(ids, SEP, ids != PAD)[0, 0].astype(int).tolist()
+    assert mask == [[1, 1, 1, 0, 0]] * 3 + [[0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
 
 
 def test_batches_carry_the_mask_of_documents_from_before_tokens_were_hidden() -> None:

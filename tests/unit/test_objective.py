@@ -88,8 +88,8 @@ def test_terms_and_gradient_equal_the_formulas(padded: bool, where: str) -> None
     expected = by_hand(student, teacher, what, 3.0, where)
     by_formula = 5 * expected["kl"] + 2 * expected["mlm"] + expected["cosine"]
     by_formula.backward()
-    found = {name: float(value) for name, value in terms.items()}
-    assert found == pytest.approx({k: float(v.detach()) for k, v in expected.items()}, rel=1e-9)
+    term_values = {name: float(value) for name, value in terms.items()}
+    assert term_values == pytest.approx({k: float(v.detach()) for k, v in expected.items()}, rel=1e-9)
     assert float(total.detach()) == pytest.approx(float(by_formula.detach()), rel=1e-9)
     expected_gradient = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
     assert expected_gradient.keys() == gradient.keys() and "cls.predictions.bias" in gradient
@@ -112,8 +112,8 @@ def test_a_term_without_weight_is_not_computed() -> None:
     matches = Matches((0, 1), (0, 1), 1)
     for name in TERMS:
         only = schema.Objective(**{**dict.fromkeys(TERMS, 0.0), name: 1.0})
-        found = one(PretrainingLoss(only, teacher, matches), student, what)
-        assert set(found) == {name}
+        terms = one(PretrainingLoss(only, teacher, matches), student, what)
+        assert set(terms) == {name}
     assert set(one(PretrainingLoss(schema.Objective(kl_positions="masked")), student, what)) == {"mlm"}
 
 
@@ -150,27 +150,27 @@ def test_no_gradient_reaches_the_teacher() -> None:
 
 def test_every_term_is_zero_for_the_teacher_itself_but_the_masked_lm() -> None:
     every = schema.Objective(relation=1, attention=1, hidden=1)
-    found = one(PretrainingLoss(every, model(2), Matches((0, 1), (0, 1), 1)), model(2), batch(padded=True))
-    assert found.pop("mlm") > 1
-    assert found == pytest.approx(dict.fromkeys(("kl", "cosine", "relation", "attention", "hidden"), 0.0), abs=1e-12)
+    terms = one(PretrainingLoss(every, model(2), Matches((0, 1), (0, 1), 1)), model(2), batch(padded=True))
+    assert terms.pop("mlm") > 1
+    assert terms == pytest.approx(dict.fromkeys(("kl", "cosine", "relation", "attention", "hidden"), 0.0), abs=1e-12)
 
 
 def test_hidden_states_are_compared_at_the_matched_layers() -> None:
     student, teacher, what = model(1), model(2), batch(padded=True)
     only = schema.Objective(kl=0, mlm=0, cosine=0, hidden=1)
-    found = one(PretrainingLoss(only, teacher, Matches((0, 1), (1, 0), 0)), student, what)["hidden"]
+    hidden_term = one(PretrainingLoss(only, teacher, Matches((0, 1), (1, 0), 0)), student, what)["hidden"]
     inputs = {"input_ids": what["input_ids"], "attention_mask": what["attention_mask"], "output_hidden_states": True}
     with torch.no_grad():
         s, t = student(**inputs).hidden_states, teacher(**inputs).hidden_states
     counted = what["attention_mask"].bool()
     crossed = [(s[low + 1][counted] - t[high + 1][counted]).square().mean() for low, high in ((0, 1), (1, 0))]
-    assert found == pytest.approx(float(sum(crossed)) / 2, rel=1e-9)
+    assert hidden_term == pytest.approx(float(sum(crossed)) / 2, rel=1e-9)
 
 
 def test_relations_are_the_mean_of_those_of_queries_keys_and_values() -> None:
     student, teacher, what = model(1), model(2), batch(padded=True)
     only = schema.Objective(kl=0, mlm=0, cosine=0, relation=1, relation_heads=4)
-    found = one(PretrainingLoss(only, teacher, Matches((0, 1), (0, 1), 0)), student, what)["relation"]
+    relation_term = one(PretrainingLoss(only, teacher, Matches((0, 1), (0, 1), 0)), student, what)["relation"]
     mask = what["attention_mask"]
     of_student, of_teacher = (
         encode(m, what["input_ids"], mask, attention=(i,)).layers.attention[i] for m, i in ((student, 1), (teacher, 0))
@@ -179,7 +179,7 @@ def test_relations_are_the_mean_of_those_of_queries_keys_and_values() -> None:
     parts = [
         losses.relation(getattr(of_student, k), getattr(of_teacher, k), 4, visible) for k in ("query", "key", "value")
     ]
-    assert found == pytest.approx(float(torch.stack(parts).mean().detach()), rel=1e-9)
+    assert relation_term == pytest.approx(float(torch.stack(parts).mean().detach()), rel=1e-9)
     assert len({round(float(part.detach()), 6) for part in parts}) == 3
 
 
@@ -187,7 +187,7 @@ def test_padding_counts_nowhere_where_documents_are_kept_apart() -> None:
     # There each position may look at itself, padding too, so that no row of the mask is empty.
     student, teacher = model(1), model(2)
     loss = PretrainingLoss(schema.Objective(relation=1, attention=1, hidden=1), teacher, Matches((0, 1), (0, 1), 1))
-    found = []
+    terms_and_counts = []
     for extra in (0, 3):
         what = batch(padded=True)
         length = 8 + extra
@@ -203,9 +203,9 @@ def test_padding_counts_nowhere_where_documents_are_kept_apart() -> None:
         apart = (document[:, None] == document) & counted[:, None, :] | torch.eye(length, dtype=torch.bool)
         made = {"input_ids": wide, "labels": labels, "masked": masked, "counted": everywhere}
         made |= {"soft": torch.cat([masked, others]), "attention_mask": apart[:, None]}
-        found.append((one(loss, student, made), loss._counts(made)))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
-    assert found[0][1] == found[1][1]
+        terms_and_counts.append((one(loss, student, made), loss._counts(made)))
+    assert terms_and_counts[0][0] == pytest.approx(terms_and_counts[1][0], rel=1e-9)
+    assert terms_and_counts[0][1] == terms_and_counts[1][1]
 
 
 def test_weights_and_temperature_follow_their_ramps() -> None:
@@ -252,7 +252,7 @@ def test_the_notebooks_loss_is_reproduced_with_its_faults() -> None:
     # KL summed over all positions, padding too, divided by the batch only; cosine of [CLS]; weights 1 : 1 : 1.
     student, teacher, what = model(1), model(2), batch(padded=True)
     objective = dataclasses.replace(recipe_objective_of_the_seed(), temperature=2.0)
-    found = one(PretrainingLoss(objective, teacher), student, what)
+    terms = one(PretrainingLoss(objective, teacher), student, what)
     with torch.no_grad():
         s, t = (
             m(input_ids=what["input_ids"], attention_mask=what["attention_mask"], output_hidden_states=True)
@@ -263,7 +263,7 @@ def test_the_notebooks_loss_is_reproduced_with_its_faults() -> None:
         cls = 1 - torch.cosine_similarity(s.hidden_states[-1][:, 0], t.hidden_states[-1][:, 0]).mean()
         cross = torch.nn.functional.cross_entropy(s.logits.flatten(0, 1), what["labels"].flatten(), ignore_index=-100)
     expected = {"kl": float(kl), "cosine": float(cls), "mlm": float(cross)}
-    assert found == pytest.approx(expected, rel=1e-9)
+    assert terms == pytest.approx(expected, rel=1e-9)
 
 
 def recipe_objective_of_the_seed() -> schema.Objective:
@@ -305,7 +305,7 @@ def test_layers_are_matched_as_the_recipe_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objective", "changes", "key", "found"),
+    ("objective", "changes", "key", "shown_value"),
     [
         ({"matched_layers": (0, 1, 2)}, {}, "objective.matched_layers", "[0, 1, 2]"),
         ({"matched_layers": (0, 1, 2, 3, 4, 12)}, {}, "objective.matched_layers", "12"),
@@ -316,7 +316,9 @@ def test_layers_are_matched_as_the_recipe_says() -> None:
         ({"attention": 1}, {"hidden_size": 24, "num_attention_heads": 3}, "objective.attention", "3"),
     ],
 )
-def test_layers_and_heads_that_do_not_fit_are_refused(objective: dict, changes: dict, key: str, found: str) -> None:
+def test_layers_and_heads_that_do_not_fit_are_refused(
+    objective: dict, changes: dict, key: str, shown_value: str
+) -> None:
     with pytest.raises(UserError, match=key) as error:
         matched(schema.Objective(**objective), **changes)
-    assert found in str(error.value)
+    assert shown_value in str(error.value)

@@ -223,9 +223,9 @@ def test_a_first_group_without_answers_loses_no_column(
     texts = ["x" * 30] * WINDOW + ["short"]
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     code, _, _ = call("predict", "folder", source, "--no-truncate", "--output", tmp_path / f"out{ending}")
-    found = tmp_path / f"out{ending}"
+    target = tmp_path / f"out{ending}"
     assert code == 2
-    columns = pq.read_schema(found).names if ending == ".parquet" else found.read_text().splitlines()[0].split(",")
+    columns = pq.read_schema(target).names if ending == ".parquet" else target.read_text().splitlines()[0].split(",")
     assert columns == ["text", "prediction", "prediction_score"]
 
 

@@ -42,10 +42,10 @@ def test_the_first_token_alone_gives_the_same_logits_and_gradients(family: str, 
         lambda _m, _i, out: lengths.append((out[0] if family == "mpnet" else out).shape[1])
     )
     with quick_dropout(model) if quick else nullcontext(), first_token_only(model), first_token_only(model):
-        found = model(**batch()).logits
-    found[:, 0].sum().backward()
+        logits = model(**batch()).logits
+    logits[:, 0].sum().backward()
     hook.remove()
-    assert torch.allclose(found, plain, atol=1e-6)
+    assert torch.allclose(logits, plain, atol=1e-6)
     assert lengths == [6 if family == "modernbert" else 1]
     for name, parameter in model.named_parameters():
         if name in gradients:
@@ -82,10 +82,10 @@ def test_training_on_the_words_that_occur_ends_where_training_on_all_does(family
         for step in range(7):
             factor *= 1 - 1e-2 * learning_rate_factor(step, 7, 0.2) * 0.1
         decay_others(factor)
-    ours, theirs = cut.state_dict(), whole.state_dict()
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        assert torch.allclose(ours[name], value, atol=2e-6), name
+    cut_weights, whole_weights = cut.state_dict(), whole.state_dict()
+    assert cut_weights.keys() == whole_weights.keys()
+    for name, value in whole_weights.items():
+        assert torch.allclose(cut_weights[name], value, atol=2e-6), name
     assert not torch.equal(
         whole.get_input_embeddings().weight[50], classifier(family, seed=1).get_input_embeddings().weight[50]
     )

@@ -78,10 +78,10 @@ def test_the_recipe_of_a_job_has_this_machines_paths(setting: Setting) -> None:
         teachers = recipe.finetune.distillation.teachers
         named += teachers if isinstance(teachers, tuple) else ()
         assert all(Path(name).is_relative_to(setting.models.parent) for name in named if name), job
-    taught = setting.recipe_of(Job("minilm-l3-taught", "sst2")).finetune
+    finetune = setting.recipe_of(Job("minilm-l3-taught", "sst2")).finetune
     assert (
-        len(taught.seeds) == 1 == len(taught.distillation.teachers)
-        and "task-student/sst2" in taught.distillation.teachers[0]
+        len(finetune.seeds) == 1 == len(finetune.distillation.teachers)
+        and "task-student/sst2" in finetune.distillation.teachers[0]
     )
 
 
@@ -102,8 +102,8 @@ def test_a_job_waits_for_its_distillation(setting: Setting) -> None:
 
 
 def test_a_teacher_is_learnt_from_as_soon_as_it_is_trained(setting: Setting) -> None:
-    taught, trained = Job("minilm-l3-taught", "rte"), Job("task-student", "rte")
-    pool = replication.Pool(setting, setting.run, float("inf"), [taught])
+    student, trained = Job("minilm-l3-taught", "rte"), Job("task-student", "rte")
+    pool = replication.Pool(setting, setting.run, float("inf"), [student])
     worker = replication.Worker(0, None, None)  # type: ignore[arg-type]
     alone = dataclasses.replace(setting, teachers_only=True)
     assert alone.seconds(trained) < setting.seconds(trained) / 3
@@ -114,7 +114,7 @@ def test_a_teacher_is_learnt_from_as_soon_as_it_is_trained(setting: Setting) -> 
             setting.folder(trained) / "tasks" / "rte" / "teacher" / f"seed-{seed}" / "model"
         ) as made:
             (made / "config.json").write_text("{}")
-    assert pool.next_for(worker) == taught and alone.is_done(trained)
+    assert pool.next_for(worker) == student and alone.is_done(trained)
     assert not setting.is_done(trained), "the student is still to come"
 
 

@@ -220,7 +220,7 @@ def test_one_text_does_not_spoil_the_others(echo: Echo, capfd: pytest.CaptureFix
     answers = batcher.ask([("a", None), ("bad", None), ("c", None)], [1, 3, 1])
     batcher.close()
     assert [answer.exception() is None for answer in answers] == [True, False, True]
-    assert "RuntimeError" in (said := capfd.readouterr().err) and SECRET not in said
+    assert "RuntimeError" in (printed := capfd.readouterr().err) and SECRET not in printed
 
 
 @pytest.mark.parametrize("clients", [1, 8, 64])

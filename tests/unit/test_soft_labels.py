@@ -48,16 +48,16 @@ def test_joined_by_text_in_the_order_of_the_classes(
 ) -> None:
     assert examples.task.labels == ("bad", "good")
     path = written(tmp_path, "text,good,bad\na house,0.8,0.2\n a lake ,0,1\nno such text,0.5,0.5\n")
-    found = joined_soft_labels(path, examples, None)
-    np.testing.assert_allclose(found[0], [math.log(0.2), math.log(0.8)])
-    np.testing.assert_allclose(found[1], [0, math.log(1e-6)])
-    assert np.isnan(found[2]).all()
+    logits = joined_soft_labels(path, examples, None)
+    np.testing.assert_allclose(logits[0], [math.log(0.2), math.log(0.8)])
+    np.testing.assert_allclose(logits[1], [0, math.log(1e-6)])
+    assert np.isnan(logits[2]).all()
     assert "by text to 2 of 3 train examples" in caplog.text and "1 row without a match" in caplog.text
 
 
 def test_joined_by_id_votes_and_scores(examples: Examples, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    found = joined_soft_labels(written(tmp_path, "id,good,bad\n9,3,1\n7,0,4\n8,2,2\n"), examples, None)
-    np.testing.assert_allclose(np.exp(found[:, 1]), [1e-6, 0.5, 0.75])
+    logits = joined_soft_labels(written(tmp_path, "id,good,bad\n9,3,1\n7,0,4\n8,2,2\n"), examples, None)
+    np.testing.assert_allclose(np.exp(logits[:, 1]), [1e-6, 0.5, 0.75])
     assert "votes" in caplog.text
     scores = read_soft_labels(written(tmp_path, "id,good,bad\n9,3.5,-1\n"), examples.task)
     np.testing.assert_allclose(scores.logits, [[-1, 3.5]])
@@ -92,10 +92,10 @@ def test_several_labels_have_a_probability_each(
     several: Examples, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = written(tmp_path, "text,insult,toxic\na house,0.9,0.8\n a lake ,0,1\nno such text,0.5,0.5\n")
-    found = joined_soft_labels(path, several, None)
-    np.testing.assert_allclose(found[0], [math.log(4), math.log(9)])
-    np.testing.assert_allclose(1 / (1 + np.exp(-found[1])), [1 - 1e-6, 1e-6])
-    assert np.isnan(found[2]).all()
+    logits = joined_soft_labels(path, several, None)
+    np.testing.assert_allclose(logits[0], [math.log(4), math.log(9)])
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits[1])), [1 - 1e-6, 1e-6])
+    assert np.isnan(logits[2]).all()
     assert "by text to 2 of 3 train examples" in caplog.text and "1 row without a match" in caplog.text
     scores = read_soft_labels(written(tmp_path, "id,insult,toxic\n9,3.5,-1\n"), several.task)
     np.testing.assert_allclose(scores.logits, [[-1, 3.5]])
@@ -121,8 +121,8 @@ def test_pairs_are_joined_by_both_texts(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("text,other,label\na,b,no\na,c,yes\n")
     columns = {"train": str(tmp_path / "p.csv"), "text_pair": "other"}
     pairs = load_examples(custom_task("p", CustomTask(**columns)), "train", data=None, corpus=Corpus(), limit=0, seed=0)
-    found = joined_soft_labels(written(tmp_path, "other,text,no,yes\nc,a,0.1,0.9\nb,a,0.8,0.2\n"), pairs, None)
-    np.testing.assert_allclose(np.exp(found), [[0.8, 0.2], [0.1, 0.9]])
+    logits = joined_soft_labels(written(tmp_path, "other,text,no,yes\nc,a,0.1,0.9\nb,a,0.8,0.2\n"), pairs, None)
+    np.testing.assert_allclose(np.exp(logits), [[0.8, 0.2], [0.1, 0.9]])
     with pytest.raises(UserError, match="'text' and 'other' or 'id'"):
         joined_soft_labels(written(tmp_path, "text,no,yes\na,0.1,0.9\n"), pairs, None)
 
@@ -139,8 +139,8 @@ def test_many_are_joined_by_numbers_of_each_row_alone(tmp_path: Path, monkeypatc
     examples = load_examples(task, "train", data=None, corpus=Corpus(), limit=0, seed=0)
     first, path = np.arange(count) % 2, tmp_path / "soft.parquet"
     pq.write_table(pa.table({"text": texts, "a": first, "b": 1 - first}), path)
-    found = joined_soft_labels(path, examples, None)
-    assert (found.argmax(-1) == 1 - first).all()
+    logits = joined_soft_labels(path, examples, None)
+    assert (logits.argmax(-1) == 1 - first).all()
     tracemalloc.start()
     try:
         joined_soft_labels(path, examples, None)

@@ -23,16 +23,16 @@ def logits(start: list[float], end: list[float]) -> NDArray[np.float32]:
 def test_the_answer_is_the_best_pair_inside_the_context() -> None:
     # [CLS] and the question have the highest logits, and the best end lies before the best start: neither may count.
     window = logits([9, 9, 1, 0, 3, 0, 9], [9, 9, 4, 0, 0, 2.5, 9])
-    found = best_answers([window], [OFFSETS], CONTEXT)
-    assert [(a.text, a.score) for a in found] == [("the capital", 5.5), ("Paris", 5), ("Paris is the capital", 3.5)]
+    answers = best_answers([window], [OFFSETS], CONTEXT)
+    assert [(a.text, a.score) for a in answers] == [("the capital", 5.5), ("Paris", 5), ("Paris is the capital", 3.5)]
 
 
 def test_windows_compete_and_a_text_is_named_once() -> None:
     low, high = logits([0] * 7, [0] * 7), logits([0, 0, 7, 0, 0, 0, 0], [0, 0, 7, 0, 0, 0, 0])
-    found = best_answers([low, high], [OFFSETS, OFFSETS], CONTEXT, n_best=20)
-    assert (found[0].text, found[0].score) == ("Paris", 14)
-    assert len({a.text for a in found}) == len(found) == 10  # 4 + 3 + 2 + 1 spans of four tokens
-    assert [a.score for a in found] == sorted((a.score for a in found), reverse=True)
+    answers = best_answers([low, high], [OFFSETS, OFFSETS], CONTEXT, n_best=20)
+    assert (answers[0].text, answers[0].score) == ("Paris", 14)
+    assert len({a.text for a in answers}) == len(answers) == 10  # 4 + 3 + 2 + 1 spans of four tokens
+    assert [a.score for a in answers] == sorted((a.score for a in answers), reverse=True)
 
 
 def test_without_a_place_for_an_answer_it_is_empty() -> None:
@@ -54,8 +54,8 @@ def test_a_text_that_comes_again_and_again_leaves_room_for_the_others() -> None:
     context = "ha " * 60 + "no"
     offsets = np.array([[3 * i, 3 * i + 2] for i in range(61)], dtype=np.int32)
     window = logits([10.01 * i for i in range(60)] + [600.0], [-10.0 * i for i in range(60)] + [-615.0])
-    found = best_answers([window], [offsets], context, n_best=4)
-    assert [a.text for a in found] == ["ha", "ha ha", "no", "ha ha ha"]
+    answers = best_answers([window], [offsets], context, n_best=4)
+    assert [a.text for a in answers] == ["ha", "ha ha", "no", "ha ha ha"]
 
 
 def test_of_equal_answers_the_first_in_the_context_is_taken() -> None:
@@ -68,9 +68,9 @@ def test_white_space_is_no_part_of_an_answer_and_no_answer() -> None:
     # tokens that hold the space before them, and one that is nothing but space
     offsets = np.array([[0, 5], [5, 8], [8, 9], [9, 9], [9, 13]], dtype=np.int32)
     window = logits([-1, 4, 9, 9, 0], [0, 1, 9, 9, 0])
-    found = best_answers([window], [offsets], "Paris is  big", n_best=20)
-    assert [(a.text, a.score) for a in found[:2]] == [("is", 13), ("big", 9)]
-    assert all(a.text == a.text.strip() != "" for a in found)
+    answers = best_answers([window], [offsets], "Paris is  big", n_best=20)
+    assert [(a.text, a.score) for a in answers[:2]] == [("is", 13), ("big", 9)]
+    assert all(a.text == a.text.strip() != "" for a in answers)
 
 
 def slow_search(
@@ -78,12 +78,12 @@ def slow_search(
 ) -> list[tuple[str, float]]:
     """Every window, every start, every end: the highest score of each text."""
     best: dict[str, float] = {}
-    for window, places in zip(windows, offsets, strict=True):
-        for start in range(len(places)):
-            for end in range(start, min(start + MAX_ANSWER_TOKENS, len(places))):
-                if places[start, 0] < 0 or places[end, 0] < 0:
+    for window, window_offsets in zip(windows, offsets, strict=True):
+        for start in range(len(window_offsets)):
+            for end in range(start, min(start + MAX_ANSWER_TOKENS, len(window_offsets))):
+                if window_offsets[start, 0] < 0 or window_offsets[end, 0] < 0:
                     continue
-                text = context[places[start, 0] : places[end, 1]].strip()
+                text = context[window_offsets[start, 0] : window_offsets[end, 1]].strip()
                 if text:
                     best[text] = max(float(window[start, 0]) + float(window[end, 1]), best.get(text, -np.inf))
     return sorted(best.items(), key=lambda item: -item[1])[:n_best]
@@ -101,10 +101,10 @@ def test_the_search_finds_what_a_slow_one_finds(seed: int, words: int, n_best: i
     tokens = np.array([[5 * i, 5 * i + 4] for i in count], dtype=np.int32)
     outside = np.full((3, 2), -1, dtype=np.int32)
     offsets = [np.concatenate([outside, tokens[a:b], outside[:1]]) for a, b in ((0, 40), (20, 60), (40, 80), (0, 0))]
-    windows = [random.normal(size=places.shape).astype(np.float32) for places in offsets]
+    windows = [random.normal(size=window_offsets.shape).astype(np.float32) for window_offsets in offsets]
     windows[0][5:9, 0] = -np.inf
-    found = best_answers(windows, offsets, context, n_best=n_best)
-    assert [(a.text, a.score) for a in found] == slow_search(windows, offsets, context, n_best)
+    answers = best_answers(windows, offsets, context, n_best=n_best)
+    assert [(a.text, a.score) for a in answers] == slow_search(windows, offsets, context, n_best)
 
 
 def test_the_best_answers_are_kept_for_each_example() -> None:

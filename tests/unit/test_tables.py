@@ -141,8 +141,8 @@ def test_subsets_and_warnings_are_marked_and_explained() -> None:
 
 @pytest.mark.parametrize("by", ["reported", "published"])  # the second in measurements of earlier versions
 def test_an_epoch_chosen_by_the_scored_examples_brands_the_row(by: str) -> None:
-    told = {"selected": {"by": by, "epoch": 2.0}}
-    branded = score("student", "rte", 0.6, details=told)
+    details = {"selected": {"by": by, "epoch": 2.0}}
+    branded = score("student", "rte", 0.6, details=details)
     honest = score("teacher", "rte", 0.6, details={"selected": {"by": "heldout", "epoch": 2.0}})
     table = glue_table([branded, honest])
     assert line(table, "Student")["RTE"].marks == "¶" and line(table, "Teacher")["RTE"].marks == ""
@@ -157,8 +157,8 @@ def test_several_seeds_give_median_and_range() -> None:
 
 
 def test_a_number_measured_again_replaces_the_old_one() -> None:
-    found = scores.collect([score("student", "rte", 0.5), score("student", "rte", 0.7)])
-    (only,) = found.values()
+    collected = scores.collect([score("student", "rte", 0.5), score("student", "rte", 0.7)])
+    (only,) = collected.values()
     assert only.value == 0.7 and only.range is None
 
 

@@ -44,13 +44,13 @@ def put(path: Path, **changes: object) -> None:
 def test_headers_are_read_as_they_were_written(tmp_path: Path) -> None:
     tensors = {"a": torch.ones(2, 3), "b": torch.ones(0, dtype=torch.int64), "c": torch.ones(5, dtype=torch.bfloat16)}
     save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt"})
-    found = untrusted.read_header(tmp_path / "x.safetensors")
+    header = untrusted.read_header(tmp_path / "x.safetensors")
     shapes = {
         "a": untrusted.Entry("F32", (2, 3)),
         "b": untrusted.Entry("I64", (0,)),
         "c": untrusted.Entry("BF16", (5,)),
     }
-    assert found == shapes
+    assert header == shapes
 
 
 def header_file(path: Path, header: object, data: int) -> Path:
@@ -60,7 +60,7 @@ def header_file(path: Path, header: object, data: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("offsets", "shapes", "data", "found"),
+    ("offsets", "shapes", "data", "problem"),
     [
         ([(0, 4), (4, 8)], [[1], [1]], 8, None),
         ([(0, 4), (0, 4)], [[1], [1]], 4, "a tensor at 0 where the one before ends at 4"),
@@ -72,13 +72,13 @@ def header_file(path: Path, header: object, data: int) -> Path:
         ([(0, 4), (4, 8)], [[1], [2**62]], 8, "t1 of shape"),
     ],
 )
-def test_tensors_fill_the_file_one_after_the_other(offsets, shapes, data, found, tmp_path: Path) -> None:
+def test_tensors_fill_the_file_one_after_the_other(offsets, shapes, data, problem, tmp_path: Path) -> None:
     entries = [{"dtype": "F32", "shape": s, "data_offsets": o} for s, o in zip(shapes, offsets, strict=True)]
     path = header_file(tmp_path / "x", {f"t{i}": entry for i, entry in enumerate(entries)}, data)
-    if found is None:
+    if problem is None:
         assert set(untrusted.read_header(path)) == {"t0", "t1"}
         return
-    with pytest.raises(UserError, match=found):
+    with pytest.raises(UserError, match=problem):
         untrusted.read_header(path)
 
 
@@ -215,11 +215,11 @@ def test_special_tokens_in_a_config_are_in_its_vocabulary(key: str, tmp_path: Pa
     for right in (-1, 0, 9, None):  # -1 is "there is none" in old configs
         assert config_of(tmp_path, vocab_size=10, **{key: right})[key] == right
     assert config_of(tmp_path, **{key: 1_999_999})[key] == 1_999_999
-    where, found = f"{tmp_path / 'config.json'}: {key}: expected a token id", f"found {{}}; {OTHER_CONFIG}"
+    where, ending = f"{tmp_path / 'config.json'}: {key}: expected a token id", f"found {{}}; {OTHER_CONFIG}"
     for wrong in (-2, 10, True, 1.0, "1", [1]):
-        line = f"{where}, at most 9, {found.format(repr(wrong))}"
+        line = f"{where}, at most 9, {ending.format(repr(wrong))}"
         assert refused(config_of, tmp_path, vocab_size=10, **{key: wrong}) == line
-    line = f"{where}, at most 1,999,999, {found.format(2_000_000)}"
+    line = f"{where}, at most 1,999,999, {ending.format(2_000_000)}"
     assert refused(config_of, tmp_path, **{key: 2_000_000}) == line
 
 
@@ -304,8 +304,8 @@ NUMBERED, PAIRS = "an id for each label name", "pairs of width and number"
     ids=lambda value: str(value)[:40],
 )
 def test_what_is_wrong_in_a_config_is_told_with_its_key(key: str, value: object, expected: str, tmp_path: Path) -> None:
-    found = repr(value)[:80]  # enough to see what it is
-    line = f"{tmp_path / 'config.json'}: {key}: expected {expected}, found {found}; {OTHER_CONFIG}"
+    shown_value = repr(value)[:80]  # enough to see what it is
+    line = f"{tmp_path / 'config.json'}: {key}: expected {expected}, found {shown_value}; {OTHER_CONFIG}"
     assert refused(config_of, tmp_path, **{key: value}) == line
 
 
@@ -339,7 +339,7 @@ def test_configs_that_name_code_are_refused(key: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "problem"),
     [
         (b"", "Expecting value: line 1 column 1 (char 0)"),
         (b'{"a": 1', "Expecting ',' delimiter: line 1 column 8 (char 7)"),
@@ -352,10 +352,10 @@ def test_configs_that_name_code_are_refused(key: str, tmp_path: Path) -> None:
         (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
     ],
 )
-def test_what_is_no_json_object_is_told(content: bytes, found: str, tmp_path: Path) -> None:
+def test_what_is_no_json_object_is_told(content: bytes, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)
-    line = f"{path}: expected a JSON object, found {found}; give a folder with a complete config.json"
+    line = f"{path}: expected a JSON object, found {problem}; give a folder with a complete config.json"
     assert refused(untrusted.check_config, tmp_path) == line
 
 
@@ -504,7 +504,7 @@ def test_shards_come_once_and_in_the_order_of_the_index(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("index", "found"),
+    ("index", "shown_map"),
     [
         ("{}", "None"),
         ('{"weight_map": {}}', "{}"),
@@ -513,11 +513,11 @@ def test_shards_come_once_and_in_the_order_of_the_index(tmp_path: Path) -> None:
         (json.dumps({"weight_map": "b" * 100}), "'" + "b" * 79),
     ],
 )
-def test_an_index_maps_tensors_to_files(index: str, found: str, tmp_path: Path) -> None:
+def test_an_index_maps_tensors_to_files(index: str, shown_map: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(index)
     (tmp_path / "b").touch()
-    line = f"{path}: expected a weight_map of files, found {found}; {AGAIN}"
+    line = f"{path}: expected a weight_map of files, found {shown_map}; {AGAIN}"
     assert refused(untrusted.weight_files, tmp_path, "m") == line
 
 
@@ -529,7 +529,7 @@ def test_an_index_is_a_json_object(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "problem"),
     [
         ("none", "no such file"),
         ("below", "a path outside of it, or no regular file"),
@@ -545,7 +545,7 @@ def test_an_index_is_a_json_object(tmp_path: Path) -> None:
         ("..", "a path outside of it, or no regular file"),
     ],
 )
-def test_a_shard_is_a_file_in_the_folder(name: str, found: str, tmp_path: Path) -> None:
+def test_a_shard_is_a_file_in_the_folder(name: str, problem: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     (folder / "below").mkdir(parents=True)
     (folder / "below" / "shard").touch()
@@ -555,7 +555,7 @@ def test_a_shard_is_a_file_in_the_folder(name: str, found: str, tmp_path: Path) 
     (folder / "dangling").symlink_to(tmp_path / "none")
     path = folder / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": {"x": name}}))
-    line = f"{path}: {name!r}: expected a file in this folder, found {found}; {AGAIN}"
+    line = f"{path}: {name!r}: expected a file in this folder, found {problem}; {AGAIN}"
     assert refused(untrusted.weight_files, folder, "m") == line
 
 
@@ -580,8 +580,8 @@ def test_shards_in_the_cache_of_the_hub_are_links_to_its_blobs(tmp_path: Path) -
     elsewhere = folder.parent.parent / "copies" / "0123"  # where no cache is, links lead out
     elsewhere.parent.mkdir()
     folder.rename(elsewhere)
-    found = "a path outside of it, or no regular file"
-    line = f"{elsewhere / path.name}: 'shard': expected a file in this folder, found {found}; {AGAIN}"
+    problem = "a path outside of it, or no regular file"
+    line = f"{elsewhere / path.name}: 'shard': expected a file in this folder, found {problem}; {AGAIN}"
     assert refused(untrusted.weight_files, elsewhere, "m") == line
     elsewhere.rename(folder)
     (folder / "shard").unlink()
@@ -603,7 +603,7 @@ def test_tensors_of_each_type_are_as_large_as_torch_writes_them(dtype: str, tmp_
 
 
 @pytest.mark.parametrize(
-    ("changes", "found"),
+    ("changes", "problem"),
     [
         ({"dtype": "OBJECT" * 5}, "{name} of the unknown type 'OBJECTOBJECTOBJECTOB'"),
         ({"dtype": 7}, "{name} of the unknown type '7'"),
@@ -624,16 +624,16 @@ def test_tensors_of_each_type_are_as_large_as_torch_writes_them(dtype: str, tmp_
         ({"data_offsets": [0]}, "not enough values to unpack (expected 2, got 1)"),
     ],
 )
-def test_what_is_wrong_with_a_tensor_is_told(changes: dict[str, object], found: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_tensor_is_told(changes: dict[str, object], problem: str, tmp_path: Path) -> None:
     name = "t" * 90  # of which 80 are told
     header = {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} | changes}
     path = header_file(tmp_path / "x", header, 4)
-    line = f"{path}: expected a complete safetensors file, found {found.format(name=name[:80])}; {AGAIN}"
+    line = f"{path}: expected a complete safetensors file, found {problem.format(name=name[:80])}; {AGAIN}"
     assert refused(untrusted.read_header, path) == line
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "problem"),
     [
         (b"", "a header of 0 bytes in a file of 0"),
         (b"\x02", "a header of 2 bytes in a file of 1"),
@@ -645,10 +645,10 @@ def test_what_is_wrong_with_a_tensor_is_told(changes: dict[str, object], found: 
         (b"\x01" + bytes(7) + b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
     ],
 )
-def test_a_header_is_as_long_as_it_says(content: bytes, found: str, tmp_path: Path) -> None:
+def test_a_header_is_as_long_as_it_says(content: bytes, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(content)
-    line = f"{path}: expected a complete safetensors file, found {found}; {AGAIN}"
+    line = f"{path}: expected a complete safetensors file, found {problem}; {AGAIN}"
     assert refused(untrusted.read_header, path) == line
 
 
@@ -666,8 +666,8 @@ def test_a_header_of_more_than_the_format_allows_is_not_read(tmp_path: Path, mon
     path.write_bytes((100_000_001).to_bytes(8, "little"))
     with path.open("r+b") as stream:
         stream.truncate(10**9)
-    found = "a header of 100,000,001 bytes in a file of 1,000,000,000"
-    line = f"{path}: expected a complete safetensors file, found {found}; {AGAIN}"
+    problem = "a header of 100,000,001 bytes in a file of 1,000,000,000"
+    line = f"{path}: expected a complete safetensors file, found {problem}; {AGAIN}"
     assert refused(untrusted.read_header, path) == line
     header_file(path, {"größe": {"dtype": "U8", "shape": [30], "data_offsets": [0, 30]}}, 30)
     length = path.stat().st_size - 38
@@ -694,15 +694,15 @@ def test_weights_are_at_least_those_of_the_config(tmp_path: Path) -> None:
     rest = weight_file(tmp_path / "rest", b=(30,), a=(12,))
     untrusted.check_weights([words, rest], SMALL, "m")
     weight_file(rest, b=(30,), a=(11,))
-    found = "found 49 in 3 tensors, such as a"
-    line = f"model m: expected at least 50 weights, {found}; {OTHER_CONFIG}"
+    counts = "found 49 in 3 tensors, such as a"
+    line = f"model m: expected at least 50 weights, {counts}; {OTHER_CONFIG}"
     assert refused(untrusted.check_weights, [words, rest], SMALL, "m") == line
     line = f"model m: expected at least 50 weights, found 0 in 0 tensors; {OTHER_CONFIG}"
     assert refused(untrusted.check_weights, [], SMALL, "m") == line
     large = BertConfig(**SMALL.to_dict() | {"max_position_embeddings": 1005})
     weight_file(rest, a=(2000,))
-    found = "found 2,008 in 2 tensors, such as a"
-    line = f"model m: expected at least 2,050 weights, {found}; {OTHER_CONFIG}"
+    counts = "found 2,008 in 2 tensors, such as a"
+    line = f"model m: expected at least 2,050 weights, {counts}; {OTHER_CONFIG}"
     assert refused(untrusted.check_weights, [words, rest], large, "m") == line
 
 

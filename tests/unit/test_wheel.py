@@ -69,7 +69,7 @@ def command_of(
         to_bf16(onnx, folder / "openvino")
     sweep = ("sweep", "wikitext2", "--space", space, "--corpus.source", "python-docs", "--teacher.model", teacher)
     h5py = "import h5py; from tinydistilbert.models.elmo import published; print(h5py.__version__)"
-    found: dict[str, tuple[Sequence[object], str]] = {
+    commands: dict[str, tuple[Sequence[object], str]] = {
         "run": ((tool, "predict", onnx, "a cat"), '"label"'),
         "serve": ((tool, "serve", "--help"), "--port"),  # and a request, below
         "train": ((tool, "predict", model, "a cat"), '"label"'),
@@ -81,7 +81,7 @@ def command_of(
         "cluster": ((tool.parent / "python", "-c", "import ray; print(ray.__version__)"), "."),
         "sweep": ((tool, *sweep, "--trials", "1", "--output", folder / "swept", "--dry-run"), "trial"),
     }
-    return found[extra]
+    return commands[extra]
 
 
 def test_every_extra_has_its_command() -> None:
@@ -98,8 +98,8 @@ def test_an_extra_of_the_wheel_alone(
     assert shown in run(*command)
     listed = {one["name"] for one in json.loads(run(binaries / "python", "-m", "pip", "list", "--format", "json"))}
     assert ("torch" in listed) == (extra not in WITHOUT_TORCH)
-    found = {one["name"]: one for one in json.loads(run(tool, "doctor", "--json")) if one["section"] == "Extras"}
-    assert found.keys() == EXTRAS.keys() and found[extra]["value"] == "complete"
+    extras = {one["name"]: one for one in json.loads(run(tool, "doctor", "--json")) if one["section"] == "Extras"}
+    assert extras.keys() == EXTRAS.keys() and extras[extra]["value"] == "complete"
     if extra == "serve":
         with process(tool, "serve", exported("bert", "classification")) as (_, port):
             assert ask(port, "a cat")[0]["label"] in ("bad", "fair", "good")

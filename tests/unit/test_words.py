@@ -17,19 +17,19 @@ FILES = sorted(path for folder in ("src", "benchmarks") for path in (ROOT / fold
 
 def names(source: str) -> set[str]:
     """What a file defines: modules it imports under a name, classes, functions, arguments, variables and attributes."""
-    found: set[str] = set()
+    defined: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            found.add(node.name)
+            defined.add(node.name)
         elif isinstance(node, ast.arg):
-            found.add(node.arg)
+            defined.add(node.arg)
         elif isinstance(node, ast.alias):
-            found.add((node.asname or node.name).rpartition(".")[2])
+            defined.add((node.asname or node.name).rpartition(".")[2])
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
+            defined.add(node.id)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            found.add(node.attr)
-    return found
+            defined.add(node.attr)
+    return defined
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
