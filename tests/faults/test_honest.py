@@ -49,20 +49,20 @@ class Harness:
         save, watched = checkpoint.save, self._new("watched")
         with simulated_disk.WatchedFolder(watched) as folder, pytest.MonkeyPatch.context() as patch:
 
-            def told(*arguments: Any, **named: Any) -> None:
+            def save_and_promise(*arguments: Any, **named: Any) -> None:
                 save(*arguments, **named)
                 folder.promise(arguments[3].step)
 
-            patch.setattr(checkpoint, "save", told)
+            patch.setattr(checkpoint, "save", save_and_promise)
             with pytest.raises(tiny_training.Killed):
                 tiny_training.Tiny(die_at=3).stage(watched / "stage")
         for state in folder.states(lambda moment: moment.promised == 2):
-            found = self._new("found")
-            shutil.rmtree(found)
-            simulated_disk.build(state.tree, found)
+            crashed = self._new("found")
+            shutil.rmtree(crashed)
+            simulated_disk.build(state.tree, crashed)
             again = tiny_training.Tiny(die_at=3)
             with pytest.raises(tiny_training.Killed):
-                again.stage(found / "stage")
+                again.stage(crashed / "stage")
             assert again.begun_at >= state.promised, f"it went on from {again.begun_at}, {state.promised} was saved"
 
     def kill(self) -> None:
@@ -78,9 +78,9 @@ class Harness:
             with pytest.MonkeyPatch.context() as patch, pytest.raises(tiny_training.Killed):
                 patch.setattr(checkpoint, "save", dying)
                 self._ended("killed")
-            found = self._ended("killed", new=False)
-            assert found == expected, (
-                f"killed at {step}: other {sorted(n for n in found if found[n] != expected.get(n))}"
+            resumed = self._ended("killed", new=False)
+            assert resumed == expected, (
+                f"killed at {step}: other {sorted(n for n in resumed if resumed[n] != expected.get(n))}"
             )
 
     def damage(self) -> None:
@@ -95,7 +95,7 @@ class Harness:
         tiny_training.Tiny().stage(output)
         assert simulated_disk.read(output) == expected, "other results"
 
-    def foreign(self) -> None:
+    def other_training(self) -> None:
         """A checkpoint of a longer training is not taken for one of this training."""
         folder = self._new("foreign")
         with pytest.raises(tiny_training.Killed):
@@ -108,8 +108,8 @@ class Harness:
         output = (self._new(name) if new else self.folder / name) / "stage"
         torch.default_generator.manual_seed(0)
         tiny_training.Tiny().stage(output)
-        found: dict[str, bytes] = simulated_disk.read(output)
-        return found
+        contents: dict[str, bytes] = simulated_disk.read(output)
+        return contents
 
     def _new(self, name: str) -> Path:
         path = self.folder / name
@@ -151,8 +151,8 @@ def newest_deleted(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(folder: Path, *arguments: Any, **named: Any) -> None:
         save(folder, *arguments, **named)
-        if len(found := checkpoint._newest_first(folder)) == checkpoint.KEPT:
-            disk.remove(found[0])
+        if len(checkpoints := checkpoint._newest_first(folder)) == checkpoint.KEPT:
+            disk.remove(checkpoints[0])
 
     patch.setattr(checkpoint, "save", wrong)
 
@@ -230,7 +230,7 @@ PLANTS: tuple[tuple[Plant, Callable[[Harness], None], str], ...] = (
     (data_begin_again, Harness.kill, r"other \['log.jsonl', 'manifest.json', 'model.safetensors'\]"),
     (log_cut_one_line_short, Harness.kill, r"other \['log.jsonl', 'manifest.json'\]"),
     (manifest_unchecked, Harness.damage, "other results"),
-    (name_unchecked, Harness.foreign, "DID NOT RAISE"),
+    (name_unchecked, Harness.other_training, "DID NOT RAISE"),
 )
 """The bug, what must find it, and how it shows. The first three are the quick tier."""
 HARNESSES = tuple({harness.__name__: harness for _, harness, _ in PLANTS}.values())

@@ -46,9 +46,9 @@ def alone(forks: Any, recipe: Path, tmp_path_factory: pytest.TempPathFactory) ->
         ended_well(child)
         seconds = time.monotonic() - start
         forks.learn(child)
-    found = tiny_runs.outcome(cache)
-    assert {name.split("-")[0] for name in found} == {"tokens", "teacher"} and list(tiny_runs.leftovers(cache)) == []
-    return found, seconds
+    outcome = tiny_runs.outcome(cache)
+    assert {name.split("-")[0] for name in outcome} == {"tokens", "teacher"} and list(tiny_runs.leftovers(cache)) == []
+    return outcome, seconds
 
 
 def race(forks: Any, recipe: Path, cache: Path, random: random.Random, seconds: float) -> tuple[int, int]:
@@ -89,8 +89,8 @@ def test_racing_processes_make_what_one_alone_makes(
                 counts["killed"] += killed
                 if killed:  # the next one clears up after them, even if it has nothing else to do
                     ended_well(forks.start("teacher_cache", {"recipe": str(recipe)}, cache=cache))
-                found = tiny_runs.outcome(cache)
-                assert found == expected, tiny_runs.differing(found, expected)
+                outcome = tiny_runs.outcome(cache)
+                assert outcome == expected, tiny_runs.differing(outcome, expected)
                 assert list(tiny_runs.leftovers(cache)) == []
                 shutil.rmtree(cache)
         all_of_them.facts |= counts
@@ -125,6 +125,6 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_gone(forks: Any,
     first.send(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
     ended_well(forks.start("main", command, cache=cache))
-    found, expected = tiny_runs.outcome(run), tiny_runs.outcome(whole)
-    assert found == expected, tiny_runs.differing(found, expected)
+    outcome, expected = tiny_runs.outcome(run), tiny_runs.outcome(whole)
+    assert outcome == expected, tiny_runs.differing(outcome, expected)
     assert list(tiny_runs.leftovers(run)) == []

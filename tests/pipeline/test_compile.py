@@ -34,8 +34,8 @@ def losses(
     def distilled(compiled: bool) -> list[float]:
         file, output = tmp_path / f"{compiled}.toml", tmp_path / str(compiled)
         file.write_text(content + SETTINGS.format("compile = true" if compiled else ""))
-        code, _, told = call("distill", file, "--output", output)
-        assert code == 0, told
+        code, _, err = call("distill", file, "--output", output)
+        assert code == 0, err
         lines = [json.loads(line) for line in (output / "student" / "log.jsonl").read_text().splitlines()]
         return [line["loss"] for line in lines if "loss" in line]
 

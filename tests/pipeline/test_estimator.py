@@ -36,8 +36,8 @@ def frame(tmp_path_factory: pytest.TempPathFactory, reviews: Callable[[Path, int
 def test_the_checks_of_scikit_learn_that_apply() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SkipTestWarning)  # those that fit tables of numbers
-        found = check_estimator(td.ShrunkClassifier(), on_skip=None, on_fail=None)
-    assert found and [one["check_name"] for one in found if one["status"] == "failed"] == []
+        checks = check_estimator(td.ShrunkClassifier(), on_skip=None, on_fail=None)
+    assert checks and [one["check_name"] for one in checks if one["status"] == "failed"] == []
 
 
 def test_parameters_are_kept_as_they_are_given() -> None:
@@ -98,13 +98,13 @@ def test_targets_of_several_labels() -> None:
     lists = [["x", "z"], [], ["y"]]
     frame = pd.DataFrame(matrix, columns=["x", "y", "z"])
     for given in (matrix, matrix.tolist(), matrix.astype(bool), matrix.astype(float), sparse.csr_matrix(matrix)):
-        labels, found = label_matrix(given) or pytest.fail("a matrix")
-        assert labels.tolist() == [0, 1, 2] and found.tolist() == matrix.tolist()
+        labels, multi_hot = label_matrix(given) or pytest.fail("a matrix")
+        assert labels.tolist() == [0, 1, 2] and multi_hot.tolist() == matrix.tolist()
     for given in (frame, lists, [*map(set, lists)], pd.Series(lists)):
-        labels, found = label_matrix(given) or pytest.fail("labels")
-        assert labels.tolist() == ["x", "y", "z"] and found.tolist() == matrix.tolist()
-    labels, found = label_matrix([["x"], ["y"], ["x"]]) or pytest.fail("one label each is a list, too")
-    assert found.tolist() == MultiLabelBinarizer().fit_transform([["x"], ["y"], ["x"]]).tolist()
+        labels, multi_hot = label_matrix(given) or pytest.fail("labels")
+        assert labels.tolist() == ["x", "y", "z"] and multi_hot.tolist() == matrix.tolist()
+    labels, multi_hot = label_matrix([["x"], ["y"], ["x"]]) or pytest.fail("one label each is a list, too")
+    assert multi_hot.tolist() == MultiLabelBinarizer().fit_transform([["x"], ["y"], ["x"]]).tolist()
     assert all(label_matrix(given) is None for given in (["x", "y"], np.array([1, 4]), pd.Series(["x", "y"])))
     assert indicators([["y"]], np.array(["x", "y"])).tolist() == [[0, 1]]
     with pytest.raises(UserError, match="'w'"):

@@ -62,9 +62,9 @@ def run(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 
 
 def accuracy(run: Path, row: str) -> results.Measurement:
-    (found,) = [m for m in results.read(run / "results.jsonl")
-                if (m.model, m.task, m.metric) == (row, "train", "accuracy")]  # fmt: skip
-    return found
+    (measurement,) = [m for m in results.read(run / "results.jsonl")
+                      if (m.model, m.task, m.metric) == (row, "train", "accuracy")]  # fmt: skip
+    return measurement
 
 
 def answered(folder: Path, texts: list[str]) -> list[str]:
@@ -136,9 +136,9 @@ def test_a_given_teacher_reads_what_it_was_trained_with(
     measured = {m.model: m for m in results.read(tmp_path / "run/results.jsonl") if m.task == "train"}
     assert measured["teacher"].details["max_length"] == LENGTH and measured["teacher"].value == 1.0
     assert measured["model (D)"].details["max_length"] == 128
-    own = tmp_path / "run/tasks/train/model-d/seed-0"
-    table = pyarrow.parquet.read_table(own / "scores/predictions-validation.parquet").to_pydict()
-    assert answered(own / "model", run["texts"]) == [("bad", "good")[i] for i in table["prediction"]]
+    distilled = tmp_path / "run/tasks/train/model-d/seed-0"
+    table = pyarrow.parquet.read_table(distilled / "scores/predictions-validation.parquet").to_pydict()
+    assert answered(distilled / "model", run["texts"]) == [("bad", "good")[i] for i in table["prediction"]]
 
 
 def test_predict_names_the_line_that_is_cut(run: dict[str, Any], call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

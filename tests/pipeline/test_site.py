@@ -58,25 +58,25 @@ def test_links_within_the_repository_lead_somewhere(site: Path) -> None:
     """Those that mkdocs does not check: to the repository's own files."""
     start = re.search(r"^repo_url: (.*)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
     assert start
-    found = {
+    paths = {
         path
         for page in site.rglob("*.html")
         for path in re.findall(rf"{re.escape(start[1])}/(?:blob|tree)/main/([^\"#]+)", page.read_text(encoding="utf-8"))
     }
-    assert len(found) > 20
-    assert [path for path in found if not (ROOT / path).exists()] == []
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_anchors_of_pages_outside_of_docs_are_headings() -> None:
     """Those of the pages themselves are checked by mkdocs."""
-    found = [
+    links = [
         (page.name, path, anchor)
         for page in (ROOT / "docs").rglob("*.md")
         for path, anchor in re.findall(r"\]\([./]*/([\w/]+\.md)#([^)]+)\)", page.read_text(encoding="utf-8"))
         if (ROOT / path).is_file()
     ]
-    assert found
-    for page, path, anchor in found:
+    assert links
+    for page, path, anchor in links:
         headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
         anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
         assert anchor in anchors, (page, path)

@@ -19,8 +19,8 @@ def model(family: str, head: str = "masked-lm", **settings: Any) -> "PreTrainedM
     """Four layers; of ModernBERT's 0 and 3 see everything, 1 and 2 three positions to each side."""
     from tests import tiny
 
-    own = {"local_attention": 6} if family == "modernbert" else {}
-    settings = {"num_hidden_layers": 4, "pad_token_id": 0, **own, **settings}
+    family_settings = {"local_attention": 6} if family == "modernbert" else {}
+    settings = {"num_hidden_layers": 4, "pad_token_id": 0, **family_settings, **settings}
     return tiny.model(family, head, **tiny.WIDER, **settings)
 
 

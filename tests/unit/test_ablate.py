@@ -71,10 +71,10 @@ def study() -> Ablation:
 
 
 def cells(table: Any, row: str) -> dict[str, str]:
-    (found,) = [r for r in table.rows if r.cells[0].text == row]
+    (table_row,) = [r for r in table.rows if r.cells[0].text == row]
     return {
         heading: f"{cell.text} ({cell.detail})" if cell.detail else cell.text
-        for heading, cell in zip(table.columns, found.cells, strict=True)
+        for heading, cell in zip(table.columns, table_row.cells, strict=True)
     }
 
 
@@ -135,8 +135,8 @@ def test_without_tasks_the_table_has_the_losses_alone() -> None:
 def test_findings_name_the_best_rows() -> None:
     lowest, highest = findings(study())
     assert lowest == "Lowest KL: baseline, 1.100 nats."
-    told = "No row has a higher task mean than the baseline; the next: without KL, −2.0 points"
-    assert highest == f"{told}, over the seeds −3.0 to −1.0."
+    sentence = "No row has a higher task mean than the baseline; the next: without KL, −2.0 points"
+    assert highest == f"{sentence}, over the seeds −3.0 to −1.0."
     better = [*pretrained("hot", 0, 0.9), scored("hot", "rte", 0, 0.65), scored("hot", "stsb", 0, 0.80)]
     lowest, highest = findings(dataclasses.replace(study(), measurements=[*study().measurements, *better]))
     assert lowest == "Lowest KL: hot, 0.900 nats; the baseline has 1.100."
@@ -229,8 +229,8 @@ def test_every_run_differs_from_the_recipe_by_its_row_alone(tmp_path: Path) -> N
 
 def test_the_preset_has_the_rows_of_the_paper_and_its_own() -> None:
     rows = variations(toml.load("ablation"))
-    own = len(toml.load("ablation").ablate.rows)
-    assert own >= 7 and len(rows) == 1 + 4 + own and len({slug(row.name) for row in rows}) == len(rows)
+    in_preset = len(toml.load("ablation").ablate.rows)
+    assert in_preset >= 7 and len(rows) == 1 + 4 + in_preset and len({slug(row.name) for row in rows}) == len(rows)
 
 
 def test_results_are_read_back_as_they_were_written(tmp_path: Path) -> None:

@@ -79,9 +79,9 @@ def test_the_authors_batches_have_one_length_bin_and_as_many_positions_as_asked_
     batches = reference_ways.grouped_by_length(lengths, 512, random)
     assert len({index for batch in batches for index in batch}) == sum(map(len, batches))
     for batch in batches:
-        found = [lengths[index] for index in batch]
-        assert len({(length - 3) // 4 for length in found}) == 1
-        assert 512 - 128 < len(found) * max(found) <= 512
+        batch_lengths = [lengths[index] for index in batch]
+        assert len({(length - 3) // 4 for length in batch_lengths}) == 1
+        assert 512 - 128 < len(batch_lengths) * max(batch_lengths) <= 512
     useful = sum(lengths[index] for batch in batches for index in batch)
     assert useful > 0.95 * sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
     with pytest.raises(ValueError, match="give more text"):
@@ -92,12 +92,12 @@ def test_the_notebooks_loss_is_its_formula() -> None:
     student, teacher, batch = model(1), model(2), lines_batch()
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        found = reference_ways.notebook_loss(student, teacher, batch)
+        loss = reference_ways.notebook_loss(student, teacher, batch)
         s, t = (m(**inputs, output_hidden_states=True) for m in (student, teacher))
     kl = losses.notebook_kl(s.logits, t.logits, 2.0)
     mlm = F.cross_entropy(s.logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=-100)
     cosine = 1 - F.cosine_similarity(s.hidden_states[-1][:, 0], t.hidden_states[-1][:, 0]).mean()
-    assert float(found) == pytest.approx(float(kl + mlm + cosine), rel=1e-5)
+    assert float(loss) == pytest.approx(float(kl + mlm + cosine), rel=1e-5)
 
 
 @pytest.mark.parametrize("only_masked", [False, True])
@@ -109,8 +109,8 @@ def test_the_authors_loss_is_ours(only_masked: bool) -> None:
     if only_masked:
         with_positions["soft"] = with_positions["masked"]
     objective = throughput_ways.LIBRARY_WAYS["ours_masked" if only_masked else "ours_all"]
-    found = throughput_ways.our_loss(student, teacher, objective, with_positions)
-    assert float(found) == pytest.approx(float(reference_ways.authors_loss(terms)), rel=1e-5)
+    loss = throughput_ways.our_loss(student, teacher, objective, with_positions)
+    assert float(loss) == pytest.approx(float(reference_ways.authors_loss(terms)), rel=1e-5)
 
 
 def test_micro_steps_add_up_gradients_and_read_the_loss_and_its_terms() -> None:
@@ -139,10 +139,10 @@ class Orders:
     """The end of a connection that has so many turns to give."""
 
     def __init__(self, turns: int) -> None:
-        self.left, self.heard = [0.0] * turns, []
+        self.left, self.sent = [0.0] * turns, []
 
     def send(self, message: object) -> None:
-        self.heard.append(message)
+        self.sent.append(message)
 
     def recv(self) -> float | None:
         return self.left.pop() if self.left else None
@@ -157,7 +157,7 @@ def test_the_clock_counts_each_turn_by_itself_and_ends_when_there_are_no_more() 
     clock.count(5)
     with pytest.raises(throughput_ways.Finished):
         clock.between_steps()
-    ready, first, second = orders.heard
+    ready, first, second = orders.sent
     assert ready is None
     assert (first.tokens, first.operations, second.tokens, second.operations) == (7, 100, 5, 0)
     assert first.seconds > 0 and first.peak_mib > 1
@@ -169,7 +169,7 @@ def test_the_clock_goes_on_until_the_turn_is_long_enough() -> None:
     clock = throughput_ways.Clock(orders)
     clock.between_steps()
     clock.between_steps()
-    assert orders.heard == [None]
+    assert orders.sent == [None]
 
 
 def sample(speed: float, operations: float = 0.0) -> object:
@@ -209,7 +209,7 @@ def test_ways_alternate_and_the_first_round_is_whole_after_the_deadline(monkeypa
     assert order == ["a", "b", "c", "b", "c", "a"] and rates == [1e9] * 6
     order.clear()
     samples, _ = distill_throughput.alternate(turns, 2, 0.0, deadline=0.0)
-    assert order == ["a", "b", "c"] and {way: len(found) for way, found in samples.items()} == dict.fromkeys("abc", 1)
+    assert order == ["a", "b", "c"] and {way: len(rounds) for way, rounds in samples.items()} == dict.fromkeys("abc", 1)
 
 
 def test_step_times_leave_out_the_first_steps_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,9 +254,9 @@ def test_heads_are_scored_by_the_norms_of_their_own_products() -> None:
     layer = layer_of(wide)
     looks, writes = narrowing.looking(layer, wide), narrowing.writing(layer, wide)
     for head in range(4):
-        own = slice(2 * head, 2 * head + 2)
-        assert looks[head] == pytest.approx(float((layer["query"][own].T @ layer["key"][own]).norm()), rel=1e-5)
-        written = layer["attention output"][:, own] @ layer["value"][own]
+        of_head = slice(2 * head, 2 * head + 2)
+        assert looks[head] == pytest.approx(float((layer["query"][of_head].T @ layer["key"][of_head]).norm()), rel=1e-5)
+        written = layer["attention output"][:, of_head] @ layer["value"][of_head]
         assert writes[head] == pytest.approx(float(written.norm()), rel=1e-5)
 
 
@@ -359,11 +359,11 @@ def test_sets_for_shrink_are_made_of_questions(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert shrink_kinds.asked("How many years, and why?") == ["number", "why"] and not shrink_kinds.asked("What?")
     assert [row["kinds"] for row in shrink_kinds.paragraphs(rows)] == ["who|when|where", ""]
-    found = [
+    tagged = [
         (row["text"], [(row["text"][one["start"] : one["end"]], one["label"]) for one in row["entities"]])
         for row in shrink_kinds.sentences(rows)
     ]
-    assert found == [
+    assert tagged == [
         ("In 1889 Gustave Eiffel built it.", [("1889", "WHEN"), ("Gustave Eiffel", "WHO")]),
         ("It stands in Paris.", [("Paris", "WHERE")]),
     ]
@@ -398,8 +398,8 @@ def test_a_study_is_timed_by_jobs_and_by_commands_begun_at_once(
             return next(codes)
 
     monkeypatch.setattr(study_scaling.subprocess, "Popen", Begun)
-    found = study_scaling.measure_studies(tmp_path, ["one", "two", "three"] * 30, "offline", [1, 2])
-    assert list(found) == ["--jobs 1", "--jobs 2", "2 commands at once, each with all cores"]
+    costs = study_scaling.measure_studies(tmp_path, ["one", "two", "three"] * 30, "offline", [1, 2])
+    assert list(costs) == ["--jobs 1", "--jobs 2", "2 commands at once, each with all cores"]
     asked = []
     for command in begun:
         whole = request(command[command.index("tinydistilbert") + 1 :])

@@ -114,7 +114,7 @@ def test_examples_that_one_side_alone_has_right_are_counted_by_the_majority_of_s
 
 
 def test_single_trainings_are_given_the_exact_test_of_mcnemar(tmp_path: Path) -> None:
-    a, b = (make_run(tmp_path / name, {"student": [own]}) for name, own in (("a", GOOD), ("b", POOR)))
+    a, b = (make_run(tmp_path / name, {"student": [predictions]}) for name, predictions in (("a", GOOD), ("b", POOR)))
     (difference,) = compare(ComparedRun(a), ComparedRun(b)).differences
     assert difference.disagreement is not None
     # 14 against 2: twice the sum of C(16, k) / 2^16 for k = 0, 1, 2
@@ -233,8 +233,8 @@ def test_damaged_doubled_and_mixed_predictions_are_refused(tmp_path: Path) -> No
 
 def test_answers_are_scored_by_the_best_of_their_gold_answers(tmp_path: Path) -> None:
     gold = [["Paris"], ["the Seine", "Seine"], ["1889"], ["Gustave Eiffel"]]
-    said = {"a": ["Paris.", "Seine", "1889", "Eiffel"], "b": ["Lyon", "the river Seine", "1889", "Gustave Eiffel"]}
-    for name, texts in said.items():
+    predicted = {"a": ["Paris.", "Seine", "1889", "Eiffel"], "b": ["Lyon", "the river Seine", "1889", "Gustave Eiffel"]}
+    for name, texts in predicted.items():
         run = tmp_path / name
         atomic.write_text(run / "recipe.toml", to_toml(recipe_of(None, "squad")))
         columns = {"id": ["p", "q", "r", "s"], "answers": gold, "prediction_text": texts}
@@ -252,10 +252,10 @@ def test_similarity_scores_are_told_apart_by_the_distance_of_their_medians(tmp_p
     labels = [0.0, 1.0, 2.0, 3.0, 4.0]
     seeds = {"a": [[0.1, 1.0, 2.5, 3.0, 4.0], [0.1, 1.0, 2.5, 3.0, 9.0], [0.1, 1.0, 2.5, 3.0, float("nan")]],
              "b": [[0.3, 1.0, 2.0, 2.0, 4.0]]}  # fmt: skip
-    for name, own in seeds.items():
+    for name, by_seed in seeds.items():
         run = tmp_path / name
         atomic.write_text(run / "recipe.toml", to_toml(recipe_of(None, "stsb")))
-        for seed, predictions in enumerate(own):
+        for seed, predictions in enumerate(by_seed):
             columns = {"idx": list(range(5)), "label": labels, "prediction": predictions}
             write_scores(run, "stsb", "student", seed, columns)
     comparison = compare(ComparedRun(tmp_path / "a"), ComparedRun(tmp_path / "b"))
@@ -331,14 +331,14 @@ def test_texts_are_left_out_when_the_data_is_gone_or_another(tmp_path: Path, dat
 
 def test_a_run_says_how_far_its_rows_are_from_one_another(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", {"teacher": [GOOD], "student": [POOR], "control": [POOR]})
-    found = compare_rows(run).differences
-    pairs = [(d.task.name, d.row, d.pairing.second.side.row, d.metric) for d in found]
+    differences = compare_rows(run).differences
+    pairs = [(d.task.name, d.row, d.pairing.second.side.row, d.metric) for d in differences]
     assert pairs == [
         ("sst2", "student", "teacher", "accuracy"), ("sst2", "student", "control", "accuracy"),
         ("sst2", "teacher", "majority", "accuracy"),
     ]  # fmt: skip
-    assert [d.paired.difference for d in found] == pytest.approx([-12 / 40, 0, 18 / 40])
-    assert [d.mark for d in found] == ["▼", "", "▲"]
+    assert [d.paired.difference for d in differences] == pytest.approx([-12 / 40, 0, 18 / 40])
+    assert [d.mark for d in differences] == ["▼", "", "▲"]
     table = differences_table(row_differences(measured_differences(run, Origin("made-up", "hash")), TASKS))
     assert table is not None and "−30.0" in [cell.text for cell in table.rows[0].cells]
     alone = make_run(tmp_path / "b", {"student": [POOR]})
@@ -373,12 +373,12 @@ def test_the_majority_baseline_has_a_family_of_its_own(tmp_path: Path) -> None:
 
 
 def test_the_sanity_warnings_of_a_row_stand_beside_its_difference(tmp_path: Path) -> None:
-    a, b = (make_run(tmp_path / name, {"student": [own]}) for name, own in (("a", GOOD), ("b", POOR)))
+    a, b = (make_run(tmp_path / name, {"student": [predictions]}) for name, predictions in (("a", GOOD), ("b", POOR)))
     path = b / "tasks/sst2/student/seed-1/scores"
     with atomic.unfinished(path, task="sst2", row="student", seed=1) as folder:
         pyarrow.parquet.write_table(pa.table(sst2([1] * 40)), folder / "predictions-validation.parquet")
-        said = {"warnings": ["every prediction is the same: 1"]}
-        measured = Measurement("student", "sst2", "accuracy", 0.5, "validation", data_fingerprint="f", details=said)
+        details = {"warnings": ["every prediction is the same: 1"]}
+        measured = Measurement("student", "sst2", "accuracy", 0.5, "validation", data_fingerprint="f", details=details)
         results.write(folder / "measurements.jsonl", [measured])
     notes = comparison_table(compare(ComparedRun(a), ComparedRun(b))).notes
     assert [note for note in notes if "⚠" in note] == [f"⚠ SST-2, Student, {b}: every prediction is the same: 1."]
@@ -387,7 +387,7 @@ def test_the_sanity_warnings_of_a_row_stand_beside_its_difference(tmp_path: Path
 def test_the_same_comparison_gives_the_same_numbers(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     noisy = [[int(x) for x in np.where(random.random(40) < 0.3, 1 - np.array(LABELS), LABELS)] for _ in range(3)]
-    a, b = (make_run(tmp_path / name, {"student": own}) for name, own in (("a", noisy), ("b", [GOOD])))
+    a, b = (make_run(tmp_path / name, {"student": by_seed}) for name, by_seed in (("a", noisy), ("b", [GOOD])))
     one, two = (compare(ComparedRun(a), ComparedRun(b), seed=1).differences[0].paired for _ in range(2))
     assert one == two
     assert compare(ComparedRun(a), ComparedRun(b), seed=2).differences[0].paired != one

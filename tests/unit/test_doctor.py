@@ -19,8 +19,8 @@ from tinydistilbert.api import doctor as doctoring
 from tinydistilbert.api.doctor import Checkup, Finding
 
 
-def by_name(found: Checkup, section: str) -> dict[str, Finding]:
-    return {finding.name: finding for finding in found.findings if finding.section == section}
+def by_name(checkup: Checkup, section: str) -> dict[str, Finding]:
+    return {finding.name: finding for finding in checkup.findings if finding.section == section}
 
 
 @pytest.fixture
@@ -33,20 +33,20 @@ def test_it_looks_at_everything_and_asks_no_hub_where_that_is_forbidden(monkeypa
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr(doctoring, "_asked", lambda _: pytest.fail("the hub was asked"))
     monkeypatch.setattr("tinydistilbert.models.wheel.wheel_folder", lambda: "here")
-    found = td.doctor()
-    sections = list(dict.fromkeys(finding.section for finding in found.findings))
+    checkup = td.doctor()
+    sections = list(dict.fromkeys(finding.section for finding in checkup.findings))
     assert sections == [
         "Versions", "Processor", "Training", "Memory and disk", "Hugging Face hub", "Models", "Extras",
     ]  # fmt: skip
-    assert by_name(found, "Versions")["torch"].value == metadata.version("torch")
-    assert by_name(found, "Training")["precision = auto"].value.startswith(("fp32", "bf16"))
-    assert "usable: " in by_name(found, "Processor")["cores"].value
-    assert "not asked" in by_name(found, "Hugging Face hub")["reached"].value
-    assert by_name(found, "Hugging Face hub")["token"].value == "there is one" and "hf_secret" not in repr(found)
+    assert by_name(checkup, "Versions")["torch"].value == metadata.version("torch")
+    assert by_name(checkup, "Training")["precision = auto"].value.startswith(("fp32", "bf16"))
+    assert "usable: " in by_name(checkup, "Processor")["cores"].value
+    assert "not asked" in by_name(checkup, "Hugging Face hub")["reached"].value
+    assert by_name(checkup, "Hugging Face hub")["token"].value == "there is one" and "hf_secret" not in repr(checkup)
     project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
-    assert by_name(found, "Extras").keys() == project["project"]["optional-dependencies"].keys()
-    for finding in found.findings:
-        assert finding.value in repr(found)
+    assert by_name(checkup, "Extras").keys() == project["project"]["optional-dependencies"].keys()
+    for finding in checkup.findings:
+        assert finding.value in repr(checkup)
 
 
 def test_what_is_missing_or_too_old_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,14 +48,14 @@ def test_figures_are_deterministic_and_carry_no_date_style_or_fixed_colour() -> 
 
 
 def test_task_scores_has_a_row_for_each_measured_task_only() -> None:
-    found = scores.collect(
+    collected = scores.collect(
         [
             measured("teacher", "sst2", "accuracy", 0.9, 0.5),
             measured("student", "sst2", "accuracy", 0.8, 0.5),
             measured("student", "rte", "accuracy", 0.6),
         ]
     )
-    svg = figures.task_scores(found, [TASKS[name] for name in ("sst2", "rte", "wnli")])
+    svg = figures.task_scores(collected, [TASKS[name] for name in ("sst2", "rte", "wnli")])
     assert svg is not None
     assert {"SST-2", "RTE", "Teacher", "Student", "Majority baseline"} <= set(words(svg))
     assert "WNLI" not in words(svg) and "Control" not in words(svg)

@@ -70,10 +70,10 @@ def write_data(folder: Path) -> Path:
             for number, text in enumerate(texts)
         ],
     }  # fmt: skip
-    for name, own in rows.items():
+    for name, examples in rows.items():
         (folder / name).mkdir(parents=True)
         for split in ("train", "validation"):
-            pyarrow.parquet.write_table(pa.Table.from_pylist(own), folder / name / f"{split}.parquet")
+            pyarrow.parquet.write_table(pa.Table.from_pylist(examples), folder / name / f"{split}.parquet")
     return folder
 
 
@@ -91,19 +91,21 @@ def test_every_pass_of_every_way_has_the_examples_of_ours(way: str) -> None:
     made = setup(range(3, 43), 6)
     batches = finetune_ways.plan(way, made)
     assert next(batches).tolist() == made.batches[0].tolist()
-    ours = [batch.tolist() for batch in made.batches]
-    passes = [[next(batches).tolist() for _ in ours] for _ in range(2)]
-    assert all(sorted(chain(*found)) == sorted(chain(*ours)) for found in passes)
-    assert (passes[0] == ours) == (way == "grouped") == (passes[0] == passes[1])
-    assert made.tokens_per_example == np.mean(made.features.lengths[[*chain(*ours)]])
+    setup_batches = [batch.tolist() for batch in made.batches]
+    passes = [[next(batches).tolist() for _ in setup_batches] for _ in range(2)]
+    assert all(sorted(chain(*one_pass)) == sorted(chain(*setup_batches)) for one_pass in passes)
+    assert (passes[0] == setup_batches) == (way == "grouped") == (passes[0] == passes[1])
+    assert made.tokens_per_example == np.mean(made.features.lengths[[*chain(*setup_batches)]])
 
 
 def test_our_batches_of_like_length_are_as_even_as_the_trainers() -> None:
     lengths = np.random.default_rng(0).geometric(0.08, 32 * 200) + 2
     order = get_length_grouped_indices(lengths.tolist(), 32)
-    theirs = [order[first : first + 32] for first in range(0, len(order), 32)]
-    ours = finetune_ways.epoch_batches(features(lengths.tolist()), 32)
-    positions = [sum(len(batch) * lengths[batch].max() for batch in batches) for batches in (theirs, ours)]
+    trainer_batches = [order[first : first + 32] for first in range(0, len(order), 32)]
+    epoch_batches = finetune_ways.epoch_batches(features(lengths.tolist()), 32)
+    positions = [
+        sum(len(batch) * lengths[batch].max() for batch in batches) for batches in (trainer_batches, epoch_batches)
+    ]
     assert positions[1] == pytest.approx(positions[0], rel=0.01)
 
 
@@ -117,8 +119,8 @@ def test_rows_have_tokens_and_labels_and_no_padding() -> None:
 def test_inputs_without_padding_are_found_where_all_are_padded_on() -> None:
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
     batch = {"attention_mask": mask, "input_ids": 7 * mask, "start_positions": torch.tensor([0, 1, 2])}
-    found, filled = finetune_ways.without_padding(batch)
-    assert {name: value.tolist() for name, value in found.items()} == {
+    unpadded, filled = finetune_ways.without_padding(batch)
+    assert {name: value.tolist() for name, value in unpadded.items()} == {
         "attention_mask": [[1, 1, 1]] * 2, "input_ids": [[7, 7, 7]] * 2, "start_positions": [0, 2]
     }  # fmt: skip
     assert filled.tolist() == [True, False, True]
@@ -128,10 +130,10 @@ class Turns:
     """The end of a connection that has so many turns to give."""
 
     def __init__(self, count: int) -> None:
-        self.left, self.heard = [0.0] * count, []
+        self.left, self.sent = [0.0] * count, []
 
     def send(self, message: object) -> None:
-        self.heard.append(message)
+        self.sent.append(message)
 
     def recv(self) -> float | None:
         return self.left.pop() if self.left else None
@@ -162,7 +164,7 @@ def test_a_way_trains_on_the_inputs_that_its_name_says_with_the_same_dropout(
     shapes: list[tuple[int, ...]] = []
     rates: set[float] = set()
 
-    def look(module: nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:
+    def record(module: nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:
         if module.training and isinstance(module, nn.Embedding) and module.num_embeddings < 512:  # not of positions
             shapes.append(tuple(inputs[0].shape))
         if module.training and isinstance(module, nn.Dropout):
@@ -170,14 +172,14 @@ def test_a_way_trains_on_the_inputs_that_its_name_says_with_the_same_dropout(
         if module.training and hasattr(module, "q_lin"):
             rates.add(module.dropout.p)
 
-    hook = nn.modules.module.register_module_forward_hook(look)
+    hook = nn.modules.module.register_module_forward_hook(record)
     try:
         with pytest.raises(finetune_ways.Finished):
             measure = finetune_ways.measure_ours if way in finetune_ways.LIBRARY_WAYS else finetune_ways.measure_theirs
             measure(way, made, finetune_ways.Clock(turns))
     finally:
         hook.remove()
-    assert turns.heard[0] is None and len(turns.heard) == 9  # ready, and eight steps
+    assert turns.sent[0] is None and len(turns.sent) == 9  # ready, and eight steps
     assert len(shapes) == 9 and all(batch == 2 for batch, _ in shapes)  # with the one that is not measured
     seen = {length for _, length in shapes}
     assert seen == wanted if wanted else seen <= set(lengths) and 20 in seen
@@ -191,9 +193,9 @@ def sample(speed: float) -> object:
 def test_a_turn_is_the_sum_of_its_steps_with_the_tokens_of_an_average_one() -> None:
     made = setup([4] * 4 + [10] * 4, 2)
     steps = [Sample(0.0, 0.0, seconds, peak) for seconds, peak in ((1.0, 50), (2.0, 40))]
-    found = pooled(steps, made.batch_size * made.tokens_per_example)
-    assert (found.tokens, found.seconds, found.peak_mib) == (2 * 2 * 7.0, 3.0, 50)
-    measured = finetune_throughput.Measured(made, {"ours": {0: found}}, [1e9])
+    turn = pooled(steps, made.batch_size * made.tokens_per_example)
+    assert (turn.tokens, turn.seconds, turn.peak_mib) == (2 * 2 * 7.0, 3.0, 50)
+    measured = finetune_throughput.Measured(made, {"ours": {0: turn}}, [1e9])
     assert measured.examples_per_second("ours")[1] == pytest.approx(4 / 3)
 
 
@@ -203,8 +205,8 @@ def test_the_last_line_has_the_ratios_of_sst2_and_one_of_squad() -> None:
     samples = {way: {0: sample(speed)} for way, speed in speeds.items()}
     slower = samples | {"padded": {0: sample(3)}}
     measured = [
-        finetune_throughput.Measured(replace(made, task=task), found, [1e9])
-        for task, found in (("sst2", samples), ("cola", slower), ("squad", slower))
+        finetune_throughput.Measured(replace(made, task=task), task_samples, [1e9])
+        for task, task_samples in (("sst2", samples), ("cola", slower), ("squad", slower))
     ]
     assert finetune_throughput.last_line(measured) == {
         "offline-student": {"padded": 12.0, "dynamic": 3.0, "grouped": 1.5, "squad_padded": 4.0}
@@ -217,17 +219,19 @@ def test_both_codes_begin_with_the_same_model_and_score_it_alike(encoder: Path, 
     still = replace(settings.finetune.optimization, learning_rate=1e-12)
     settings = replace(settings, finetune=replace(settings.finetune, optimization=still, epochs=1, min_steps=0))
     task = finetune_scores.TASKS["stsb"]
-    found = {(way, seed): finetune_scores.measure(way, settings, task, encoder, seed).value
-             for way, seed in (("dynamic", 0), ("ours", 0), ("ours", 1))}  # fmt: skip
-    assert found["dynamic", 0] == pytest.approx(found["ours", 0], abs=1e-6)
-    assert found["ours", 0] != pytest.approx(found["ours", 1], abs=1e-3)
+    scores = {(way, seed): finetune_scores.measure(way, settings, task, encoder, seed).value
+              for way, seed in (("dynamic", 0), ("ours", 0), ("ours", 1))}  # fmt: skip
+    assert scores["dynamic", 0] == pytest.approx(scores["ours", 0], abs=1e-6)
+    assert scores["ours", 0] != pytest.approx(scores["ours", 1], abs=1e-3)
 
 
 def test_scores_are_shown_as_ranges_and_whether_the_median_lies_in_the_others() -> None:
     values = {"dynamic": (0.1, 0.2, 0.3), "ours": (0.25, 0.31, 0.32)}
-    found = [finetune_scores.Score("cola", way, seed, value, 0, 5.0) for way, own in values.items()
-             for seed, value in enumerate(own)]  # fmt: skip
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in finetune_scores.shown(found).splitlines()[2:]]
+    scores = [finetune_scores.Score("cola", way, seed, value, 0, 5.0) for way, way_values in values.items()
+              for seed, value in enumerate(way_values)]  # fmt: skip
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in finetune_scores.shown(scores).splitlines()[2:]
+    ]
     assert lines == [
         ["CoLA", "dynamic", "20.0", "10.0 to 30.0", "3", "no", "5"],
         ["CoLA", "ours", "31.0", "25.0 to 32.0", "3", "no", "5"],

@@ -26,7 +26,7 @@ from tinydistilbert.storage import atomic
 
 CONFIG = tiny.config(**tiny.WIDER)
 COMMIT, OTHER = "0123456789abcdef" * 2 + "01234567", "f" * 40
-PLACES = "give a folder with config.json and model.safetensors, a hub name (with network), or 'offline'"
+MODEL_FIX = "give a folder with config.json and model.safetensors, a hub name (with network), or 'offline'"
 
 
 @pytest.fixture
@@ -84,14 +84,14 @@ class Network:
 @pytest.fixture
 def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
     (tmp_path / "cache").mkdir()
-    found = Network(tmp_path / "cache")
+    fake_hub = Network(tmp_path / "cache")
     monkeypatch.setattr(
-        huggingface_hub.HfApi, "model_info", lambda _, name, **keywords: found.model_info(name, **keywords)
+        huggingface_hub.HfApi, "model_info", lambda _, name, **keywords: fake_hub.model_info(name, **keywords)
     )
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", found.snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake_hub.snapshot_download)
     monkeypatch.setattr(hub_module, "_pinned", {})
     hub_module._downloaded.cache_clear()
-    yield found
+    yield fake_hub
     hub_module._downloaded.cache_clear()
 
 
@@ -129,21 +129,21 @@ def test_parts_of_a_hub_model_know_its_name_and_not_where_the_cache_is(hub: Path
 
 
 def test_what_is_wrong_with_a_hub_model_is_told_with_its_revision(hub: Path) -> None:
-    def told(load: Callable[[], object]) -> str:
+    def error_where(load: Callable[[], object]) -> str:
         with pytest.raises(UserError) as error:
             load()
         return error.value.where
 
     (hub / "blobs/1tokenizer.json").write_text("{}")
-    assert told(lambda: load_tokenizer("some/model", OTHER)) == f"tokenizer of model some/model@{OTHER}"
+    assert error_where(lambda: load_tokenizer("some/model", OTHER)) == f"tokenizer of model some/model@{OTHER}"
     weights = load_file(hub / "blobs/1model.safetensors")
     del weights["bert.encoder.layer.1.output.dense.weight"]
     save_file(weights, hub / "blobs/1model.safetensors")
-    assert told(lambda: load_model("some/model", "masked-lm", revision=OTHER)) == f"model some/model@{OTHER}"
+    assert error_where(lambda: load_model("some/model", "masked-lm", revision=OTHER)) == f"model some/model@{OTHER}"
     (hub / "blobs/1model.safetensors").write_bytes(b"")
-    assert told(lambda: load_model("some/model", "masked-lm", revision=OTHER)).endswith("model.safetensors")
+    assert error_where(lambda: load_model("some/model", "masked-lm", revision=OTHER)).endswith("model.safetensors")
     (hub / "blobs/1config.json").write_text('{"model_type": "gpt2"}')
-    assert told(lambda: load_model("some/model", "masked-lm", revision=OTHER)) == f"model some/model@{OTHER}"
+    assert error_where(lambda: load_model("some/model", "masked-lm", revision=OTHER)) == f"model some/model@{OTHER}"
 
 
 def test_a_tokenizer_is_compared_with_the_config_of_its_own_version(hub: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_tokenizer_is_compared_with_the_config_of_its_own_version(hub: Path) -
 def test_hub_names_that_nobody_knows_are_refused(hub: Path, name: str) -> None:
     with pytest.raises(UserError) as error:
         load_config(name)
-    assert (error.value.where, error.value.fix) == (f"model {name}", PLACES)
+    assert (error.value.where, error.value.fix) == (f"model {name}", MODEL_FIX)
 
 
 NO_NAMES = ["some/model/more", "a b", "../model", "./model", "/some/model", ".model", "-model", "@main", "some/model\n"]
@@ -172,7 +172,7 @@ def test_what_can_be_no_name_of_the_hub_is_a_folder_that_is_not_there(
     with pytest.raises(UserError) as error:
         hub_module.local_folder(name, revision, ("config.json",))
     where = f"model {name}".replace("\n", " ") + ("@main" if revision else "")
-    assert str(error.value) == f"{where}: expected a model folder or hub name, found no such folder; {PLACES}"
+    assert str(error.value) == f"{where}: expected a model folder or hub name, found no such folder; {MODEL_FIX}"
     assert network.asked == network.downloaded == []
 
 
@@ -255,7 +255,7 @@ LONG = "x" * 159 + "yz"
 
 
 @pytest.mark.parametrize(
-    ("trouble", "found"),
+    ("trouble", "reason"),
     [
         (ConnectionError("no way there"), "no way there"),
         (ConnectionError("\n  no way there  \nat all\nanywhere\n"), "no way there  "),
@@ -269,12 +269,12 @@ LONG = "x" * 159 + "yz"
     [("some/model", "some/model"), ("some/model@v2", "some/model@v2"), (f"some/model@{OTHER}", f"some/model@{OTHER}")],
 )
 def test_a_model_that_is_neither_there_nor_in_the_cache_is_told_with_the_first_trouble(
-    network: Network, trouble: Exception, found: str, name: str, where: str
+    network: Network, trouble: Exception, reason: str, name: str, where: str
 ) -> None:
     network.trouble, network.is_cached = trouble, False
     with pytest.raises(UserError) as error:
         hub_module.local_folder(name, None, ("config.json",))
-    assert str(error.value) == f"model {where}: expected a model folder or hub name, found {found}; {PLACES}"
+    assert str(error.value) == f"model {where}: expected a model folder or hub name, found {reason}; {MODEL_FIX}"
     assert hub_module.pinned_revisions() == {}
 
 

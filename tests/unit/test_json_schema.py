@@ -44,16 +44,16 @@ def faults(content: Any, part: dict[str, Any], key: str = "") -> list[str]:
     )
     if refused:
         return [key]
-    found = []
+    broken = []
     if isinstance(content, dict):
         further = part.get("additionalProperties", {})
         for name, value in content.items():
             inner = part.get("properties", {}).get(name, further)
             full = f"{key}.{name}" if key else name
-            found += [full] if inner is False else faults(value, inner, full)
+            broken += [full] if inner is False else faults(value, inner, full)
     if isinstance(content, list) and "items" in part:
-        found += [fault for item in content for fault in faults(item, part["items"], key)]
-    return found
+        broken += [fault for item in content for fault in faults(item, part["items"], key)]
+    return broken
 
 
 def test_the_committed_schema_is_that_of_the_code() -> None:

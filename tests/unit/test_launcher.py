@@ -32,10 +32,10 @@ def step(**other: str) -> None:
 
 def test_a_task_of_srun_has_torchruns_variables() -> None:
     step()
-    found = launcher.variables()
-    assert [found[name] for name in NAMES[:5]] == ["5", "7", "1", "3", "node03"]
+    variables = launcher.variables()
+    assert [variables[name] for name in NAMES[:5]] == ["5", "7", "1", "3", "node03"]
     assert (launcher.world_size(), launcher.own_rank(), launcher.processes_here()) == (7, 5, 3)
-    port = found["MASTER_PORT"]
+    port = variables["MASTER_PORT"]
     assert 20_000 <= int(port) < 30_000
     step(SLURM_STEP_ID="3")
     assert launcher.variables()["MASTER_PORT"] != port, "two steps of a job at the same time"

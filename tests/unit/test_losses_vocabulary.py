@@ -248,9 +248,9 @@ def test_whole_chunks_in_bf16_are_as_near_to_the_exact_gradient_as_rows(
         monkeypatch.setattr(vocabulary, "ROW_DEVICES", devices)
         with torch.autocast("cpu", torch.bfloat16):
             rounded, means = chunked(single, of_teacher, labels, terms)
-        found = torch.autograd.grad(rounded, single)
+        gradients = torch.autograd.grad(rounded, single)
         assert rounded.dtype is torch.float32 and all(mean.dtype is torch.float32 for mean in means.values())
-        errors[devices] = [float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)]
+        errors[devices] = [float((a - b).norm() / b.norm()) for a, b in zip(gradients, expected, strict=True)]
     assert max(errors[()]) < max(0.02, 2 * max(errors["cpu",])), errors
 
 
@@ -265,6 +265,6 @@ def test_what_is_compiled_is_one_graph_for_chunks_of_any_size(monkeypatch: pytes
         logits, teacher = (torch.randn(positions, 50, generator=random) for _ in range(2))
         labels = torch.randint(50, (masked,), generator=random)
         given = (logits, teacher, labels, 2.0, torch.tensor([scale, 2 * scale]))
-        for found, expected in zip(function(*given), whole_chunks.gradient_and_sums(*given), strict=True):
-            torch.testing.assert_close(found, expected)
+        for compiled_output, expected in zip(function(*given), whole_chunks.gradient_and_sums(*given), strict=True):
+            torch.testing.assert_close(compiled_output, expected)
     assert counted.frame_count == 1

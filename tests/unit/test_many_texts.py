@@ -77,9 +77,9 @@ def in_memory(
     """The texts that are taken, and the counts that are said, by comparing the texts themselves."""
     seen, not_taken = {*map(key_of, train)}, {*map(key_of, scored)}
     taken, lines = list[Texts](), list[str]()
-    for name, found in sources.items():
+    for name, rows in sources.items():
         kept = left_out = repeated = 0
-        for texts in found:
+        for texts in rows:
             key = key_of(texts)
             if key in not_taken:
                 left_out += 1
@@ -91,7 +91,7 @@ def in_memory(
                 kept += 1
         counts = [f"{left_out:,} that are scored"] if left_out else []
         counts += [f"{repeated:,} that are empty, repeated or in the train split"] if repeated else []
-        line = f"{name}: {kept:,} of {len(found):,} texts are used"
+        line = f"{name}: {kept:,} of {len(rows):,} texts are used"
         lines.append(line + (f"; left out: {' and '.join(counts)}" if counts else ""))
     return taken, lines
 
@@ -123,7 +123,7 @@ def test_texts_of_several_sources_are_those_of_comparing_all_in_memory(
     expected, lines = in_memory(sources, train, scored)
     assert 80 < len(expected) < 215 and "20 that are scored and" in lines[-1]
     of_sample = sample_rows(len(expected), limit, 0).tolist()
-    found = []
+    fingerprints = []
     for large in (2**40, 0):
         small_parts(monkeypatch, large=large)
         read_once.forget()
@@ -136,8 +136,8 @@ def test_texts_of_several_sources_are_those_of_comparing_all_in_memory(
         assert [line for line in notices.all_notices() if "texts are used" in line] == lines
         assert any(f"20 of {len(expected)} further texts" in line for line in notices.all_notices()) == bool(limit)
         assert isinstance(more.columns["text"], Column) == (large == 0)
-        found.append(more.fingerprint)
-    assert found[0] == found[1]
+        fingerprints.append(more.fingerprint)
+    assert fingerprints[0] == fingerprints[1]
 
 
 def test_a_hash_is_remembered_in_memory_and_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,8 +172,8 @@ def test_what_is_in_memory_of_further_texts_is_little(tmp_path: Path, monkeypatc
     gc.collect()
     tracemalloc.start()
     try:
-        found = further_texts(recipe, task)
-        assert found is not None and len(found) == count + count // 2 and found.fingerprint
+        further = further_texts(recipe, task)
+        assert further is not None and len(further) == count + count // 2 and further.fingerprint
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -195,9 +195,9 @@ def test_a_dry_run_estimates_texts_from_a_sample(tmp_path: Path, monkeypatch: py
     def count(names: list[str], limit: int = 0) -> int:
         recipe = own_recipe(tmp_path, names, pairs=False, limit=limit)
         with samples.sampling():
-            found = further_texts(recipe, recipe_examples(recipe, tasks_of(recipe.finetune)["own"], "train").task)
-        assert found is not None and len(found) <= 600
-        return found.count
+            further = further_texts(recipe, recipe_examples(recipe, tasks_of(recipe.finetune)["own"], "train").task)
+        assert further is not None and len(further) <= 600
+        return further.count
 
     assert 2500 < count(files[:1]) < 3500 and 2500 < count([str(lines)]) < 3500
     assert any("c.txt: estimated from" in line for line in notices.all_notices())
@@ -292,8 +292,8 @@ def test_copies_that_are_broken_off_are_not_finished(tokenizer: PreTrainedTokeni
         make(broken())
     assert not atomic.is_finished(tmp_path / "augmented") and not (tmp_path / "augmented").exists()
     make(copies(examples, tokenizer, [], 2))
-    found = read_unlabelled(tmp_path / "augmented" / "examples.parquet", TASKS["cola"])
-    assert [*found.columns["text"]] == [t for part in copies(examples, tokenizer, [], 2) for t in part.columns["text"]]
+    copied = read_unlabelled(tmp_path / "augmented" / "examples.parquet", TASKS["cola"])
+    assert [*copied.columns["text"]] == [t for part in copies(examples, tokenizer, [], 2) for t in part.columns["text"]]
 
 
 def test_large_files_of_copies_and_of_tagged_texts_stay_on_the_disk(
@@ -313,17 +313,17 @@ def test_large_files_of_copies_and_of_tagged_texts_stay_on_the_disk(
         "train": "a.conll", "validation": "b.conll", "kind": "token-classification",
     }}}}, "here").finetune)["tags"]  # fmt: skip
     (tmp_path / "more.txt").write_text("".join(f"{question} now\n" for question in questions))
-    found = []
+    contents = []
     for large in (2**40, 0):
         small_parts(monkeypatch, large=large)
         copied, tagged = (
             question_copies(tmp_path / "copies.parquet", spans),
             read_unlabelled(tmp_path / "more.txt", tags),
         )
-        found.append((copied.texts, [*copied.columns["answers"]], copied.fingerprint, tagged.fingerprint))
+        contents.append((copied.texts, [*copied.columns["answers"]], copied.fingerprint, tagged.fingerprint))
         assert isinstance(copied.columns["question"], Column) and isinstance(tagged.columns["words"], Column) == (
             not large
         )
-    assert found[0] == found[1]
-    assert found[0][0][:4] == [("what is 0", "x"), ("what is 1", "y"), ("what is 2", "z"), ("what is 3", "x")]
+    assert contents[0] == contents[1]
+    assert contents[0][0][:4] == [("what is 0", "x"), ("what is 1", "y"), ("what is 2", "z"), ("what is 3", "x")]
     assert tagged.columns["words"][3] == ((0, 4), (5, 7), (8, 9), (10, 13)) and tagged.columns["label"][4] is None

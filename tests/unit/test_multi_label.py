@@ -64,7 +64,7 @@ def read(of: Task, split: str = "train") -> Examples:
     return load_examples(of, split, data=None, corpus=Corpus(), limit=0, seed=0)
 
 
-def said() -> str:
+def notice_text() -> str:
     return "\n".join(notices.all_notices())
 
 
@@ -99,9 +99,9 @@ def test_every_way_of_writing_several_labels_is_read_alike(
     examples = read(task(written(tmp_path / name, content), **columns))
     assert examples.task.labels == LABELS
     assert examples.columns["label"] == [(1, 0, 1), (0, 0, 0), (0, 1, 0)]
-    assert "1 of 3 rows have no label" in said()
+    assert "1 of 3 rows have no label" in notice_text()
     if columns.get("label_separator") or "toxic|" in content:
-        assert "1 of 3 cells split at" in said() and "3 labels in all" in said()
+        assert "1 of 3 cells split at" in notice_text() and "3 labels in all" in notice_text()
 
 
 def test_columns_of_labels_keep_their_order(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_the_examples_that_choose_thresholds_are_never_trained_on_nor_scored(tmp
 
     scored = {*read(task(train, "20%"), "validation").columns["text"]}
     fixed = examples(select="fixed")
-    assert "are not trained on, to choose the thresholds" in said()
+    assert "are not trained on, to choose the thresholds" in notice_text()
     held_out = examples(select="heldout")
     assert held_out.threshold is held_out.selection is not None
     for of in (fixed, held_out, examples(select="reported")):
@@ -255,9 +255,9 @@ def test_an_answer_that_is_not_finite_is_no_label_and_no_equal_set() -> None:
     examples = examples_of([[0, 0], [1, 1]])
     predictions = predictions_of_rows(examples, np.array([[np.nan, -9.0], [9.0, 9.0]]))
     assert predictions.values.tolist() == [[-1, -1], [1, 1]] and predictions.words == ["", "insult, threat"]
-    found = score(examples, predictions, seed=0)
-    assert found["exact_match"][0] == 0.5 and found["micro_f1"][0] == 1
-    assert any("1 of 2 predictions are not finite" in w for w in found["micro_f1"][1]["warnings"])
+    scores = score(examples, predictions, seed=0)
+    assert scores["exact_match"][0] == 0.5 and scores["micro_f1"][0] == 1
+    assert any("1 of 2 predictions are not finite" in w for w in scores["micro_f1"][1]["warnings"])
 
 
 def test_scores_have_intervals_and_the_best_constant_as_majority() -> None:
@@ -267,9 +267,9 @@ def test_scores_have_intervals_and_the_best_constant_as_majority() -> None:
     logits[:4] *= -1
     predictions = predictions_of_rows(examples, logits)
     assert predictions.gold[:2] == ["insult", "insult, toxic"]
-    found = score(examples, predictions, seed=0)
-    assert list(found) == ["micro_f1", "macro_f1", "exact_match"]
-    value, details = found["micro_f1"]
+    scores = score(examples, predictions, seed=0)
+    assert list(scores) == ["micro_f1", "macro_f1", "exact_match"]
+    value, details = scores["micro_f1"]
     assert details["interval"][0] < value < details["interval"][1] <= 1
     # Always "insult": 20 of 20 right, of 30 labels; with "toxic" too 30 of 40.
     assert details["majority"] == pytest.approx(2 * 30 / (40 + 30)) == majority_headline(examples)
@@ -407,8 +407,8 @@ def test_a_saved_model_predicts_with_its_thresholds_in_torch_onnx_and_transforme
     for one, other in zip(first.predict(texts), second.predict(texts), strict=True):
         assert list(one["scores"]) == list(LABELS) and one["scores"] == pytest.approx(other["scores"], abs=1e-4)
         assert one["labels"] == other["labels"] == ["insult"] + ["toxic"] * (one["scores"]["toxic"] >= 0.5)
-    theirs = pipeline("text-classification", model=str(saved), top_k=None)(texts)
-    by_name = {each["label"]: each["score"] for each in theirs[0]}
+    pipeline_scores = pipeline("text-classification", model=str(saved), top_k=None)(texts)
+    by_name = {each["label"]: each["score"] for each in pipeline_scores[0]}
     assert by_name == pytest.approx(first.predict(texts)[0]["scores"], abs=1e-4)
 
 

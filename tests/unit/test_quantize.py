@@ -71,12 +71,12 @@ def int8(folder: Path, fp32: Path) -> Path:
 
 def some_inputs(count: int = 12, *, seed: int = 0, words: int = WORDS) -> list[ModelInputs]:
     generator = np.random.default_rng(seed)
-    found = []
+    inputs = []
     for length in generator.integers(3, 40, count):
         ids = generator.integers(5, words, (1, length))
         types = (np.arange(length) >= length // 2).astype(np.int64)[None]
-        found.append({"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": types})
-    return found
+        inputs.append({"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": types})
+    return inputs
 
 
 def logits(folder: Path) -> NDArray[np.float32]:
@@ -126,11 +126,11 @@ def test_the_bytes_of_a_matrix_are_those_worked_out_by_hand(
     per_channel: bool, reduce_range: bool, expected: list[list[int]], scale: list[float]
 ) -> None:
     model = rewritten(product([[1.0, -1.0], [0.2, 4.0]]), per_channel=per_channel, reduce_range=reduce_range)
-    found = weights(model)
-    assert found["w.bytes"].tolist() == expected
-    np.testing.assert_allclose(found["w.scale"], scale, rtol=1e-6)
+    tensors = weights(model)
+    assert tensors["w.bytes"].tolist() == expected
+    np.testing.assert_allclose(tensors["w.scale"], scale, rtol=1e-6)
     constants = {"last_axis", "token.scale", "token.zero"}
-    assert set(found) == {"w.bytes", "w.scale", *constants}  # the floats are gone
+    assert set(tensors) == {"w.bytes", "w.scale", *constants}  # the floats are gone
 
 
 def test_an_exact_product_stays_exact() -> None:
@@ -144,10 +144,10 @@ def test_each_token_has_a_range_of_its_own() -> None:
     matrix, draw = np.array([[1.0, 0.0], [0.0, 1.0]]), np.random.default_rng(0)
     x = draw.normal(size=(50, 2)).astype(np.float32) * np.logspace(-30, 30, 50, dtype=np.float32)[:, None]
     model = rewritten(product(matrix.tolist()))
-    found = run(model, x=x)
+    outputs = run(model, x=x)
     steps = np.abs(x).max(1, keepdims=True) / 127
-    np.testing.assert_allclose(found, np.rint(x / steps) * steps, atol=0, rtol=1e-5)
-    for row, value in zip(x, found, strict=True):
+    np.testing.assert_allclose(outputs, np.rint(x / steps) * steps, atol=0, rtol=1e-5)
+    for row, value in zip(x, outputs, strict=True):
         np.testing.assert_allclose(run(model, x=row[None])[0], value, rtol=1e-6)
 
 
@@ -159,10 +159,10 @@ def test_a_token_of_zeros_gives_the_bias_and_one_that_overflowed_shows_it(bias: 
     model.graph.initializer.append(numpy_helper.from_array(np.array(bias, np.float32), "b"))
     rows = [[0.0, 0.0], [1.0, 1.0], [np.inf, 1.0], [1.0, -np.inf], [np.nan, np.nan]]
     # In 7 bits: with 8 the sums of two products overflow where a processor has no VNNI.
-    found = run(rewritten(model, reduce_range=True), x=np.array(rows, np.float32))
-    assert found[0].tolist() == bias
-    np.testing.assert_allclose(found[1], np.array([4.0, 6.0]) + bias, rtol=0.02)
-    assert not np.isfinite(found[2:]).any()
+    outputs = run(rewritten(model, reduce_range=True), x=np.array(rows, np.float32))
+    assert outputs[0].tolist() == bias
+    np.testing.assert_allclose(outputs[1], np.array([4.0, 6.0]) + bias, rtol=0.02)
+    assert not np.isfinite(outputs[2:]).any()
 
 
 def test_static_ranges_are_those_of_the_calibration_inputs_and_clip_what_lies_outside() -> None:
@@ -178,8 +178,8 @@ def test_static_ranges_are_those_of_the_calibration_inputs_and_clip_what_lies_ou
     model = rewritten(product(matrix), ranges={"x": (-1.0, 3.0)})
     assert weights(model)["x.scale"] == pytest.approx(4 / 255)
     assert weights(model)["x.zero"] == 64  # 1 / (4 / 255) = 63.75
-    found = run(model, x=np.array([[100.0, -100.0]], np.float32))
-    np.testing.assert_allclose(found, [[(255 - 64) * 4 / 255, -64 * 4 / 255]], rtol=1e-5)
+    outputs = run(model, x=np.array([[100.0, -100.0]], np.float32))
+    np.testing.assert_allclose(outputs, [[(255 - 64) * 4 / 255, -64 * 4 / 255]], rtol=1e-5)
 
 
 def test_a_table_has_a_scale_for_each_row() -> None:
@@ -190,9 +190,9 @@ def test_a_table_has_a_scale_for_each_row() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 3])], [numpy_helper.from_array(table, "t")],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    found = run(rewritten(model), i=np.array([0, 1, 2, 0]))
-    assert np.all(np.abs(found - table[[0, 1, 2, 0]]) <= np.abs(table).max(1)[[0, 1, 2, 0], None] / 254 * 1.0001)
-    assert found[2].tolist() == [0.0, 0.0, 0.0]
+    outputs = run(rewritten(model), i=np.array([0, 1, 2, 0]))
+    assert np.all(np.abs(outputs - table[[0, 1, 2, 0]]) <= np.abs(table).max(1)[[0, 1, 2, 0], None] / 254 * 1.0001)
+    assert outputs[2].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_seven_bits_cannot_overflow_where_avx2_adds_two_products_and_eight_can() -> None:
@@ -214,11 +214,11 @@ def test_the_folder_says_what_was_done_and_has_what_it_needs(fp32: Path, int8: P
     facts = atomic.read_json(int8 / "config.json")
     before = atomic.read_json(fp32 / "config.json")
     assert facts["id2label"] == before["id2label"]
-    own = {
+    quantization = {
         "precision": "int8", "method": "dynamic", "per_channel": True, "reduce_range": True, "embeddings": True,
         "keep_float": [SENSITIVE], "ranges": "tokens",
     }  # fmt: skip
-    assert facts["tinydistilbert"] == before["tinydistilbert"] | own
+    assert facts["tinydistilbert"] == before["tinydistilbert"] | quantization
     assert {file.name for file in int8.iterdir()} == {file.name for file in fp32.iterdir()}
     atomic.read_manifest(int8)
     assert OnnxRuntime(int8).name == "onnx-int8"
@@ -245,12 +245,12 @@ def quantized_by_the_tool(fp32: Path, output: Path, *, keep_float: str = "") -> 
 def test_the_error_is_no_larger_than_that_of_onnx_runtimes_own_tool(fp32: Path, tmp_path: Path) -> None:
     tool = quantized_by_the_tool(fp32, tmp_path / "tool", keep_float="layer.1.intermediate")
     quantize(fp32, tmp_path / "ours", embeddings=False, keep_float=[SENSITIVE])
-    theirs, ours = (np.abs(logits(folder) - logits(fp32)).mean() for folder in (tool, tmp_path / "ours"))
-    assert 0 < ours <= theirs
+    tool_error, error = (np.abs(logits(folder) - logits(fp32)).mean() for folder in (tool, tmp_path / "ours"))
+    assert 0 < error <= tool_error
     tool = quantized_by_the_tool(fp32, tmp_path / "all by the tool")
     quantize(fp32, tmp_path / "all", embeddings=False)
-    theirs, ours = (np.abs(logits(folder) - logits(fp32)).mean() for folder in (tool, tmp_path / "all"))
-    assert ours == pytest.approx(theirs, rel=0.1), "the tool loses as much by the sensitive layer"
+    tool_error, error = (np.abs(logits(folder) - logits(fp32)).mean() for folder in (tool, tmp_path / "all"))
+    assert error == pytest.approx(tool_error, rel=0.1), "the tool loses as much by the sensitive layer"
 
 
 def together(inputs: list[ModelInputs], padding: int) -> ModelInputs:
@@ -305,8 +305,8 @@ def test_one_text_at_a_time_keeps_the_form_of_a_batch_of_spans(
 ) -> None:
     tool, inputs = quantized_by_the_tool(exported("bert", "span"), tmp_path / "tool"), some_inputs(5, words=232)
     batch = together(inputs, 3)
-    found = OnnxRuntime(tool, threads=1)(batch)
-    assert found.shape == (*batch["input_ids"].shape, 2) and not found[batch["attention_mask"] == 0].any()
+    outputs = OnnxRuntime(tool, threads=1)(batch)
+    assert outputs.shape == (*batch["input_ids"].shape, 2) and not outputs[batch["attention_mask"] == 0].any()
 
 
 def test_what_is_kept_in_float_is_exact(fp32: Path, tmp_path: Path) -> None:
@@ -319,8 +319,8 @@ def test_what_is_kept_in_float_is_exact(fp32: Path, tmp_path: Path) -> None:
 def test_static_ranges_come_from_the_calibration_inputs(fp32: Path, tmp_path: Path) -> None:
     def scales(name: str, inputs: list[ModelInputs]) -> list[float]:
         quantize(fp32, tmp_path / name, method="static", keep_float=[SENSITIVE], calibration=inputs)
-        found = weights(onnx.load(str(tmp_path / name / INT8_FILE)))
-        return [float(found[key]) for key in sorted(found) if key.removesuffix(".zero") + ".zero" in found]
+        tensors = weights(onnx.load(str(tmp_path / name / INT8_FILE)))
+        return [float(tensors[key]) for key in sorted(tensors) if key.removesuffix(".zero") + ".zero" in tensors]
 
     one, other = scales("one", some_inputs(seed=1)), scales("other", some_inputs(1, seed=2))
     assert len(one) == len(other) > 0

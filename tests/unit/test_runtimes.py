@@ -40,12 +40,12 @@ def test_torch_and_onnx_give_the_same_arrays(
     head: str, shape: tuple[int, ...], task_model: Maker, exported: Maker
 ) -> None:
     model = load_model(task_model("bert", head), head).train()
-    ours = TorchRuntime(model, span=head == "span")
-    theirs = OnnxRuntime(exported("bert", head), threads=1)
-    assert (ours.name, theirs.name, ours.token_types, theirs.token_types) == ("torch", "onnx", True, True)
+    in_torch = TorchRuntime(model, span=head == "span")
+    in_onnx = OnnxRuntime(exported("bert", head), threads=1)
+    assert (in_torch.name, in_onnx.name, in_torch.token_types, in_onnx.token_types) == ("torch", "onnx", True, True)
     given = inputs(3, 9, token_type_ids=1)
-    assert ours(given).dtype == theirs(given).dtype == np.float32 and ours(given).shape == shape
-    np.testing.assert_allclose(ours(given), theirs(given), atol=1e-4)
+    assert in_torch(given).dtype == in_onnx(given).dtype == np.float32 and in_torch(given).shape == shape
+    np.testing.assert_allclose(in_torch(given), in_onnx(given), atol=1e-4)
 
 
 def test_the_model_is_as_it_was_after_a_call(task_model: Maker) -> None:
@@ -63,9 +63,9 @@ def test_an_exported_model_is_predicted_by_the_code_that_predicts_torchs(task_mo
     features = Features(ids, [np.zeros_like(row) for row in ids], np.zeros(30, int), np.arange(30))
     model = load_model(task_model("distilbert", "classification"), "classification")
     expected = predict(model, features, pad_token_id=0, token_budget=100)
-    found = predict(OnnxRuntime(exported("distilbert", "classification")), features, pad_token_id=0, token_budget=1)
-    assert isinstance(found, np.ndarray) and found.shape == (30, 3)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    logits = predict(OnnxRuntime(exported("distilbert", "classification")), features, pad_token_id=0, token_budget=1)
+    assert isinstance(logits, np.ndarray) and logits.shape == (30, 3)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_inputs_beyond_the_position_table_are_refused(exported: Maker) -> None:

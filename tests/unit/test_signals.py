@@ -147,16 +147,16 @@ with signals.{name}():
 
 
 def test_outside_the_main_thread_the_body_runs_and_no_handler_is_touched() -> None:
-    found: list[object] = []
+    observed: list[object] = []
 
     def work() -> None:
         with signals.deferred() as requests:
-            found.extend((bool(requests), signal.getsignal(signal.SIGTERM)))
+            observed.extend((bool(requests), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [False, signal.getsignal(signal.SIGTERM)]
+    assert observed == [False, signal.getsignal(signal.SIGTERM)]
 
 
 def test_a_request_after_the_last_step_of_a_training_is_not_lost(

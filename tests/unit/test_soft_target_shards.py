@@ -39,8 +39,8 @@ def make(examples: Examples, tmp_path: Path, tokenizer: Any) -> Make:
     def made(name: str, **settings: Any) -> np.ndarray:
         given = {"tokenizer": tokenizer, "max_length": 64, "device": torch.device("cpu"), **settings}
         make_soft_targets(given.pop("examples", examples), folders, tmp_path / name, **given)
-        found: np.ndarray = np.load(tmp_path / name / SOFT_TARGETS, mmap_mode="r")
-        return found
+        targets: np.ndarray = np.load(tmp_path / name / SOFT_TARGETS, mmap_mode="r")
+        return targets
 
     return made
 
@@ -121,7 +121,7 @@ def test_soft_labels_stand_in_place_of_the_teachers_shard_by_shard(make: Make, m
     given[[3, 17]] = [[1.0, -1.0], [2.0, -2.0]]
     without = make("without")
     monkeypatch.setattr(soft_targets, "SHARD", 8)
-    found = make("with", soft_labels=given)
-    np.testing.assert_array_equal(found[[3, 17]], given[[3, 17]])
+    targets = make("with", soft_labels=given)
+    np.testing.assert_array_equal(targets[[3, 17]], given[[3, 17]])
     others = [row for row in range(30) if row not in (3, 17)]
-    np.testing.assert_allclose(found[others], without[others], atol=1e-5)
+    np.testing.assert_allclose(targets[others], without[others], atol=1e-5)

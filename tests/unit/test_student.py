@@ -35,9 +35,9 @@ def test_the_cut_takes_the_chosen_layers_and_leaves_the_teacher_alone() -> None:
     teacher = tiny.scrambled(bert())
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     student = cut_student(teacher, schema.Student(layers=(1, 3)), seed=0)
-    for ours, theirs in ((0, 1), (1, 3)):
+    for student_layer, teacher_layer in ((0, 1), (1, 3)):
         name = "bert.encoder.layer.{}.attention.self.query.weight"
-        assert torch.equal(student.state_dict()[name.format(ours)], before[name.format(theirs)])
+        assert torch.equal(student.state_dict()[name.format(student_layer)], before[name.format(teacher_layer)])
     with torch.no_grad():
         next(student.parameters()).zero_()
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
@@ -173,8 +173,8 @@ def test_what_adds_nothing_is_what_is_left_out() -> None:
     teacher.load_state_dict(widened(small.state_dict()), strict=True)
     ids = torch.randint(5, 232, (2, 9))
     with torch.no_grad():
-        theirs = teacher.base_model(input_ids=ids).last_hidden_state
-        torch.testing.assert_close(theirs[..., :16], small.base_model(input_ids=ids).last_hidden_state)
+        teacher_hidden = teacher.base_model(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(teacher_hidden[..., :16], small.base_model(input_ids=ids).last_hidden_state)
     student = cut_student(teacher, schema.Student(layers=(0, 1, 2, 3), hidden_size=16), seed=0)
     assert all(torch.equal(value, small.state_dict()[key]) for key, value in student.state_dict().items())
 
@@ -201,12 +201,12 @@ def test_slices_keep_the_dimensions_with_the_largest_gains_everywhere() -> None:
                 value.fill_(-0.5)
                 value[kept] = -2.0  # a large gain is one, whatever its sign
     student = cut_student(teacher, schema.Student(layers="first", num_hidden_layers=1, hidden_size=8), seed=0)
-    ours, theirs = student.state_dict(), teacher.state_dict()
+    student_weights, teacher_weights = student.state_dict(), teacher.state_dict()
     for key in ("bert.embeddings.position_embeddings.weight", "cls.predictions.decoder.weight"):
-        assert torch.equal(ours[key], theirs[key][:, kept])
+        assert torch.equal(student_weights[key], teacher_weights[key][:, kept])
     key = "cls.predictions.transform.dense.weight"
-    assert torch.equal(ours[key], theirs[key][kept][:, kept])
-    assert torch.equal(ours["cls.predictions.transform.LayerNorm.weight"], torch.full((8,), -2.0))
+    assert torch.equal(student_weights[key], teacher_weights[key][kept][:, kept])
+    assert torch.equal(student_weights["cls.predictions.transform.LayerNorm.weight"], torch.full((8,), -2.0))
 
 
 def test_of_the_heads_those_that_can_look_most_sharply_are_kept() -> None:
@@ -229,19 +229,19 @@ def test_a_head_of_modernbert_keeps_its_queries_keys_and_values_together() -> No
                 value.fill_(1.0)
                 value[kept] = 2.0
     student = cut_student(teacher, schema.Student(layers="first", num_hidden_layers=1, hidden_size=8), seed=0)
-    theirs = teacher.model.layers[0].attn
+    teacher_attention = teacher.model.layers[0].attn
     rows = [*range(16, 24), *range(32 + 16, 32 + 24), *range(64 + 16, 64 + 24)]
-    assert torch.equal(student.model.layers[0].attn.Wqkv.weight, theirs.Wqkv.weight[rows][:, kept])
-    assert torch.equal(student.model.layers[0].attn.Wo.weight, theirs.Wo.weight[kept][:, 16:24])
+    assert torch.equal(student.model.layers[0].attn.Wqkv.weight, teacher_attention.Wqkv.weight[rows][:, kept])
+    assert torch.equal(student.model.layers[0].attn.Wo.weight, teacher_attention.Wo.weight[kept][:, 16:24])
 
 
 def test_svd_keeps_the_products_of_embeddings_as_well_as_so_many_dimensions_can() -> None:
     teacher = tiny.scrambled(bert())
     student = cut_student(teacher, schema.Student(hidden_size=16, width_reduction="svd"), seed=0)
-    theirs, ours = (model.get_input_embeddings().weight.detach().double() for model in (teacher, student))
-    values, vectors = torch.linalg.eigh(theirs @ theirs.T)  # Eckart and Young: the best of rank 16
+    full, reduced = (model.get_input_embeddings().weight.detach().double() for model in (teacher, student))
+    values, vectors = torch.linalg.eigh(full @ full.T)  # Eckart and Young: the best of rank 16
     best = vectors[:, -16:] * values[-16:] @ vectors[:, -16:].T
-    torch.testing.assert_close(ours @ ours.T, best, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(reduced @ reduced.T, best, rtol=1e-4, atol=1e-4)
 
 
 def test_svd_loses_nothing_of_what_is_read_from_embeddings_of_that_rank() -> None:
@@ -252,8 +252,8 @@ def test_svd_loses_nothing_of_what_is_read_from_embeddings_of_that_rank() -> Non
     settings = schema.Student(layers="first", hidden_size=16, intermediate_size=48, width_reduction="svd")
     student = cut_student(teacher, settings, seed=0)
     with torch.no_grad():
-        ours, theirs = (
+        student_outputs, teacher_outputs = (
             model.bert.encoder.layer[0].intermediate.dense(model.get_input_embeddings().weight)
             for model in (student, teacher)
         )
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(student_outputs, teacher_outputs, rtol=1e-3, atol=1e-3)

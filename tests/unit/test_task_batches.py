@@ -30,8 +30,8 @@ def test_few_lengths_and_little_padding() -> None:
 @pytest.mark.parametrize(("longest", "expected"), [(57, {57}), (61, {60, 61})])
 def test_no_batch_is_longer_than_the_longest_input(longest: int, expected: set[int]) -> None:
     batches = batches_of([longest, longest, 57, 57], few_sizes=True)
-    found = {batch["input_ids"].shape[1] for step in range(2) for batch in batches(step)}
-    assert found == expected
+    lengths = {batch["input_ids"].shape[1] for step in range(2) for batch in batches(step)}
+    assert lengths == expected
 
 
 def test_the_tokens_are_the_same() -> None:
@@ -59,11 +59,11 @@ def test_soft_targets_of_tokens_are_as_long_as_the_inputs(kind: Kind) -> None:
     logits = np.arange(2 * sum(map(len, ids if words is None else words)), dtype=np.float32).reshape(-1, 2)
     soft = SoftTargets(logits, features)
     batches = TaskBatches(features, kind, Optimization(batch_size=2), 0, 0, False, soft, few_sizes=True)
-    found = [batch for step in range(2) for batch in batches(step)]
-    assert {batch["input_ids"].shape[1] for batch in found} == {36, 62}
-    for batch in found:
+    epoch = [batch for step in range(2) for batch in batches(step)]
+    assert {batch["input_ids"].shape[1] for batch in epoch} == {36, 62}
+    for batch in epoch:
         for name in {"teacher_start", "teacher_end", "teacher_logits", "teacher_words"} & batch.keys():
             assert batch[name].shape[:2] == batch["input_ids"].shape
     last = "teacher_end" if words is None else "teacher_logits"
-    kept = sum(float((batch[last] if words is None else batch[last][..., 1]).sum()) for batch in found)
+    kept = sum(float((batch[last] if words is None else batch[last][..., 1]).sum()) for batch in epoch)
     assert kept == logits[:, 1].sum()

@@ -71,7 +71,7 @@ class Made(NamedTuple):
         )  # fmt: skip
 
     @property
-    def places(self) -> list[Path]:
+    def cache_folders(self) -> list[Path]:
         return sorted(self.folder.glob("teacher-*"))
 
 
@@ -124,8 +124,8 @@ def test_hidden_states_give_the_logits_of_the_live_teacher(made: Made, attention
         assert kept.dtype == torch.float16 and kept.shape == live.shape
         assert torch.allclose(kept.float(), live, rtol=2**-11, atol=2**-11), "rounded to half precision, nothing else"
         with torch.no_grad():
-            expected, found = (vocabulary_logits(made.teacher, hidden) for hidden in (live, kept.float()))
-        assert (expected - found).abs().max() < 0.02 * expected.std()
+            expected, cached = (vocabulary_logits(made.teacher, hidden) for hidden in (live, kept.float()))
+        assert (expected - cached).abs().max() < 0.02 * expected.std()
 
 
 @pytest.mark.parametrize("where", ["all", "masked", "sampled"])
@@ -168,13 +168,13 @@ def test_steps_read_the_same_blocks_as_without_a_cache(made: Made, kind: str) ->
 def masks_by_block(cache: CachedBatches, epoch: int) -> dict[tuple[int, ...], tuple[int, ...]]:
     """What is guessed in each block, in one epoch whose length is a whole number of steps."""
     steps = len(cache.batches.blocks.train) // cache.batches.blocks_per_step
-    found = {}
+    masks = {}
     for step in range(epoch * steps, (epoch + 1) * steps):
         for batch in cache(step):
             original = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
             for row, labels in zip(original.tolist(), batch["labels"].tolist(), strict=True):
-                found[tuple(row)] = tuple(labels)
-    return found
+                masks[tuple(row)] = tuple(labels)
+    return masks
 
 
 def test_epochs_take_the_views_in_turn(made: Made) -> None:
@@ -206,7 +206,7 @@ def test_a_cache_is_made_once(made: Made, kind: str, monkeypatch: pytest.MonkeyP
 def test_more_views_are_added_to_those_that_are_there(made: Made) -> None:
     one = made.cache(settings_of(views=1)).views[0]["hidden"]
     three = made.cache(settings_of(views=3))
-    assert len(made.places) == 1 and len(three.views) == 3
+    assert len(made.cache_folders) == 1 and len(three.views) == 3
     assert (three.views[0]["hidden"] == one).all()
 
 
@@ -234,7 +234,7 @@ def test_a_killed_build_goes_on_after_the_last_finished_view(made: Made, monkeyp
     monkeypatch.undo()
     at_once = made.cache(settings_of(views=2), folder=made.folder / "other")
     assert_same(list(every_batch(resumed, 2)), list(every_batch(at_once, 2)))
-    assert not list(made.places[0].glob("*.partial"))
+    assert not list(made.cache_folders[0].glob("*.partial"))
 
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -252,14 +252,14 @@ CHANGES: dict[str, dict[str, Any]] = {
 def test_another_setting_makes_another_cache(made: Made, change: str) -> None:
     made.cache(settings_of(**{"kind": "top-k", "views": 1}))
     made.cache(settings_of(**{"kind": "top-k", "views": 1, **CHANGES[change]}))
-    assert len(made.places) == 2
+    assert len(made.cache_folders) == 2
 
 
 def test_the_sampled_share_makes_another_cache(made: Made) -> None:
     for share in (0.2, 0.3):
         objective = schema.Objective(**NOTHING, kl_positions="sampled", kl_sampled_share=share)
         made.cache(settings_of(views=1, objective=objective))
-    assert len(made.places) == 2
+    assert len(made.cache_folders) == 2
 
 
 def test_another_teacher_or_text_makes_another_cache(made: Made, tmp_path: Path, tokenizer: Any) -> None:
@@ -269,7 +269,7 @@ def test_another_teacher_or_text_makes_another_cache(made: Made, tmp_path: Path,
         next(other.parameters())[0, 0] += 1
     made.cache(settings_of(views=1), teacher=other)
     made.cache(settings_of(views=1), blocks=write_corpus(tmp_path / "other", tokenizer, documents=11))
-    assert len(made.places) == 3
+    assert len(made.cache_folders) == 3
 
 
 def test_what_the_cache_does_not_depend_on_does_not_change_it(made: Made) -> None:
@@ -278,19 +278,19 @@ def test_what_the_cache_does_not_depend_on_does_not_change_it(made: Made) -> Non
     objective = schema.Objective(kl=(1.0, 2.0), mlm=0.5, temperature=(1.0, 4.0))
     settings = settings_of(views=1, top_k=3, objective=objective, student=schema.Student(layers=(0,)))
     made.cache(replace(settings, distill=replace(settings.distill, optimization=schema.Optimization(batch_size=7))))
-    assert len(made.places) == 1
+    assert len(made.cache_folders) == 1
 
 
 def test_a_cache_of_another_teacher_is_refused(made: Made) -> None:
     """Also one that carries the right name: what counts is what its manifest says."""
     other = make_teacher(made.teacher.config.vocab_size, seed=1)
     made.cache(settings_of(), teacher=other)
-    (foreign,) = made.places
+    (other_folder,) = made.cache_folders
     made.cache(settings_of())
-    (own,) = set(made.places) - {foreign}
-    shutil.rmtree(own)
-    shutil.copytree(foreign, own)
-    with pytest.raises(UserError, match=f"another teacher .{weights_hash(other)[:12]}, .*; delete {own}") as error:
+    (folder,) = set(made.cache_folders) - {other_folder}
+    shutil.rmtree(folder)
+    shutil.copytree(other_folder, folder)
+    with pytest.raises(UserError, match=f"another teacher .{weights_hash(other)[:12]}, .*; delete {folder}") as error:
         made.cache(settings_of())
     assert weights_hash(made.teacher)[:12] in str(error.value)
 
@@ -300,15 +300,15 @@ def test_a_teacher_of_the_same_weights_that_computes_otherwise_has_a_cache_of_it
     other = copy.deepcopy(made.teacher)
     other.config.hidden_act = "relu"
     made.cache(settings_of(views=1), teacher=other)
-    assert len(made.places) == 2
+    assert len(made.cache_folders) == 2
     other.config._name_or_path = "elsewhere"
     made.cache(settings_of(views=1), teacher=other)
-    assert len(made.places) == 2
+    assert len(made.cache_folders) == 2
 
 
 def test_a_view_of_something_else_is_refused(made: Made) -> None:
     made.cache(settings_of())
-    (place,) = made.places
+    (place,) = made.cache_folders
     shutil.rmtree(place / "view-1")
     shutil.copytree(place / "view-0", place / "view-1")
     with pytest.raises(UserError, match="expected a cache of view = 1, found view = 0"):
@@ -317,7 +317,7 @@ def test_a_view_of_something_else_is_refused(made: Made) -> None:
 
 def test_a_file_that_was_cut_off_is_refused(made: Made) -> None:
     made.cache(settings_of())
-    path = made.places[0] / "view-0" / "hidden.npy"
+    path = made.cache_folders[0] / "view-0" / "hidden.npy"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match=rf"{path}: expected sha256 .*, found other content; delete"):
         made.cache(settings_of())
@@ -350,7 +350,7 @@ def test_the_size_that_is_told_is_the_size_on_the_disk(made: Made, kind: str, wh
     objective = schema.Objective(**NOTHING, kl_positions=where, kl_sampled_share=0.3)
     settings = settings_of(kind, objective=objective, masking=schema.Masking(rate=0.5))
     made.cache(settings, log=lines.append)
-    written = sum(path.stat().st_size for path in made.places[0].rglob("*.npy"))
+    written = sum(path.stat().st_size for path in made.cache_folders[0].rglob("*.npy"))
     computed = made.size(settings)
     # Special tokens are never masked, and each file has a header of 128 bytes.
     assert computed == pytest.approx(written, rel=0.10 if kind == "top-k" else 0.01, abs=2 * 5 * 128)
@@ -372,5 +372,5 @@ def test_equal_weights_have_one_hash_and_others_another() -> None:
 def test_views_are_closed_folders(made: Made) -> None:
     made.cache(settings_of())
     for number in range(2):
-        manifest = atomic.read_manifest(made.places[0] / f"view-{number}")
+        manifest = atomic.read_manifest(made.cache_folders[0] / f"view-{number}")
         assert manifest["teacher"] == weights_hash(made.teacher) and manifest["view"] == number

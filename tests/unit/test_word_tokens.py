@@ -76,13 +76,13 @@ def test_inputs_are_those_of_the_tokenizer(
     texts, pairs = [first for first, _ in rows], [second for _, second in rows] if are_pairs else None
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(whole_inputs, "FEW_TEXTS", few_texts)
-        found = whole_inputs.encoder_of(bert, max_length)(texts, pairs)
+        encoded = whole_inputs.encoder_of(bert, max_length)(texts, pairs)
     called = bert(texts, pairs, truncation=True, max_length=max_length, return_token_type_ids=True)
-    assert found.lengths.tolist() == [len(row) for row in called["input_ids"]]
-    assert found.ids.tolist() == [token for row in called["input_ids"] for token in row]
-    assert found.types.tolist() == [kind for row in called["token_type_ids"] for kind in row]
+    assert encoded.lengths.tolist() == [len(row) for row in called["input_ids"]]
+    assert encoded.ids.tolist() == [token for row in called["input_ids"] for token in row]
+    assert encoded.types.tolist() == [kind for row in called["token_type_ids"] for kind in row]
     whole = bert(texts, pairs, verbose=False)["input_ids"]
-    assert found.lost.tolist() == [max(0, len(row) - max_length) for row in whole]
+    assert encoded.lost.tolist() == [max(0, len(row) - max_length) for row in whole]
 
 
 def test_words_are_forgotten_when_they_are_many(bert: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,4 +123,4 @@ def test_threads_share_the_known_words(bert: PreTrainedTokenizerFast, monkeypatc
     expected = [WordTokens(bert.backend_tokenizer)(group)[0].tolist() for group in groups]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
-            assert [found[0].tolist() for found in pool.map(tokens_of, groups)] == expected
+            assert [encoding[0].tolist() for encoding in pool.map(tokens_of, groups)] == expected

@@ -19,28 +19,28 @@ def answers(folder: str, head: str) -> dict[str, Any]:
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    found: dict[str, Any] = {"tokens": [tokenizer(*given)["input_ids"] for given in zip(TEXTS, PAIRS, strict=True)]}
-    found["tokens"] += [tokenizer(text, truncation=True)["input_ids"] for text in TEXTS]
-    found["longest"] = len(tokenizer("a cat " * 800, truncation=True)["input_ids"])
+    observed: dict[str, Any] = {"tokens": [tokenizer(*given)["input_ids"] for given in zip(TEXTS, PAIRS, strict=True)]}
+    observed["tokens"] += [tokenizer(text, truncation=True)["input_ids"] for text in TEXTS]
+    observed["longest"] = len(tokenizer("a cat " * 800, truncation=True)["input_ids"])
     if head == "exported":  # no torch model: its tokenizer and its config are what is read
-        found["labels"] = transformers.AutoConfig.from_pretrained(folder).id2label
-        return found
+        observed["labels"] = transformers.AutoConfig.from_pretrained(folder).id2label
+        return observed
     kind = {"classification": "SequenceClassification", "regression": "SequenceClassification",
             "span": "QuestionAnswering", "masked-lm": "MaskedLM"}[head]  # fmt: skip
     model = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(folder).eval().float()
-    found["logits"] = []
+    observed["logits"] = []
     with torch.no_grad():
         for given in [*zip(TEXTS, PAIRS, strict=True), *((text,) for text in TEXTS)]:
             outputs = model(**tokenizer(*given, return_tensors="pt"))
             logits = [outputs.start_logits, outputs.end_logits] if head == "span" else [outputs.logits]
-            found["logits"].append([part.tolist() for part in logits])
+            observed["logits"].append([part.tolist() for part in logits])
     if head in ("classification", "regression"):
         pipe = transformers.pipeline("text-classification", model=folder, device="cpu")
-        found["pipeline"] = [pipe(text)[0] for text in TEXTS]
+        observed["pipeline"] = [pipe(text)[0] for text in TEXTS]
     elif head == "masked-lm":
         pipe = transformers.pipeline("fill-mask", model=folder, device="cpu")
-        found["pipeline"] = [pipe(f"the {pipe.tokenizer.mask_token} learns")[0]]
-    return found
+        observed["pipeline"] = [pipe(f"the {pipe.tokenizer.mask_token} learns")[0]]
+    return observed
 
 
 def main(folders: Path, output: Path) -> None:
