@@ -43,9 +43,9 @@ def all_notices() -> tuple[str, ...]:
 
 
 @contextmanager
-def marked(words: str) -> Iterator[None]:
-    """Put words before the text of every notice in the body."""
-    _marks.append(words)
+def marked(mark: str) -> Iterator[None]:
+    """Put a mark before the text of every notice in the body."""
+    _marks.append(mark)
     try:
         yield
     finally:

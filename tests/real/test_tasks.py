@@ -78,12 +78,12 @@ def test_real_answers_are_found_in_some_window(data: Path, bert_tokenizer: PreTr
 def test_gold_logits_give_the_answers_of_squad(data: Path, bert_tokenizer: PreTrainedTokenizerFast) -> None:
     examples = first(squad("validation", data, 0), 2000)
     features = encode(examples, bert_tokenizer, 384)
-    words = read_predictions(examples, features, gold_logits(features)).words
+    texts = read_predictions(examples, features, gold_logits(features)).texts
     gold = [answer["text"][0] for answer in examples.columns["answers"]]
-    exact = [metrics.squad_exact_match(word, [answer]) for word, answer in zip(words, gold, strict=True)]
+    exact = [metrics.squad_exact_match(word, [answer]) for word, answer in zip(texts, gold, strict=True)]
     assert np.mean(exact) > 0.99
     # The others are numbers and words whose place in the data begins or ends inside a token: "5" in "50".
-    for word, answer, right in zip(words, gold, exact, strict=True):
+    for word, answer, right in zip(texts, gold, exact, strict=True):
         assert right or (answer in word and " " not in word)
 
 
@@ -125,7 +125,7 @@ def test_scores_of_real_answers_are_those_of_the_official_rules(
     predictions = read_predictions(examples, features, logits)
     golds = [answer["text"] for answer in examples.columns["answers"]]
     dataset = [{"id": i, "answers": gold} for i, gold in zip(examples.columns["id"], golds, strict=True)]
-    official = official_scores(dataset, dict(zip(examples.columns["id"], predictions.words, strict=True)))
+    official = official_scores(dataset, dict(zip(examples.columns["id"], predictions.texts, strict=True)))
     scores = {name: 100 * value for name, (value, _) in score(examples, predictions, seed=0).items()}
     assert scores == pytest.approx(official, abs=1e-9)
     assert 5 < official["exact_match"] < official["f1"] < 95

@@ -254,7 +254,7 @@ def test_the_metrics_are_those_of_scikit_learn_of_resamples_too(
 def test_an_answer_that_is_not_finite_is_no_label_and_no_equal_set() -> None:
     examples = examples_of([[0, 0], [1, 1]])
     predictions = predictions_of_rows(examples, np.array([[np.nan, -9.0], [9.0, 9.0]]))
-    assert predictions.values.tolist() == [[-1, -1], [1, 1]] and predictions.words == ["", "insult, threat"]
+    assert predictions.values.tolist() == [[-1, -1], [1, 1]] and predictions.texts == ["", "insult, threat"]
     scores = score(examples, predictions, seed=0)
     assert scores["exact_match"][0] == 0.5 and scores["micro_f1"][0] == 1
     assert any("1 of 2 predictions are not finite" in w for w in scores["micro_f1"][1]["warnings"])
@@ -325,8 +325,8 @@ def test_chosen_thresholds_raise_the_score_on_the_examples_that_choose(tokenizer
     assert chosen is not None and chosen.examples == 80
     assert headline_score(examples, features, logits, threshold=chosen.value) == pytest.approx(chosen.score)
     assert chosen.score > headline_score(examples, features, logits) + 0.2
-    words = read_predictions(examples, features, logits, threshold=chosen.value).words
-    assert set(words) > {NO_LABELS}
+    texts = read_predictions(examples, features, logits, threshold=chosen.value).texts
+    assert set(texts) > {NO_LABELS}
 
 
 @pytest.mark.parametrize("value", [[0.5], [0.5, 2], "half", [0.5, True], {"a": 0.5}])

@@ -116,7 +116,7 @@ def test_the_best_answers_are_kept_for_each_example() -> None:
     low = logits([0, 0, 2, 0, 0, 0, 0], [0, 0, 2, 0, 0, 0, 0])
     high = logits([9, 9, 1, 0, 3, 0, 9], [9, 9, 4, 0, 0, 2.5, 9])
     predictions = read_predictions(examples, features, [low, high, low])
-    assert predictions.words == ["the capital", "Paris"]
+    assert predictions.texts == ["the capital", "Paris"]
     best = [json.loads(text) for text in predictions.extra["best"]]
     assert [(a["text"], a["score"]) for a in best[0]] == [
         ("the capital", 5.5),

@@ -135,10 +135,10 @@ def test_no_answer_is_given_where_it_scores_above_the_threshold_in_all_windows()
     assert null_score(logits[2:]) == 0  # the least over the windows
     examples, features = questions(NONE, NONE, PARIS), features_of(0, 1, 2, 2)
     predictions = read_predictions(examples, features, logits, threshold=0.0)
-    assert predictions.words == ["", "", "Paris"] and predictions.extra["null_difference"] == [4, 22, -2]
-    assert read_predictions(examples, features, logits, threshold=4.0).words == ["Paris", "", "Paris"]
+    assert predictions.texts == ["", "", "Paris"] and predictions.extra["null_difference"] == [4, 22, -2]
+    assert read_predictions(examples, features, logits, threshold=4.0).texts == ["Paris", "", "Paris"]
     always = read_predictions(examples, features, logits)
-    assert always.words == ["Paris"] * 3 and "null_difference" not in always.extra
+    assert always.texts == ["Paris"] * 3 and "null_difference" not in always.extra
 
 
 def test_the_threshold_is_chosen_by_questions_of_both_kinds_or_not_at_all() -> None:

@@ -439,7 +439,7 @@ def test_the_cheap_baseline_gives_each_word_its_most_frequent_tag() -> None:
     assert guesses == [["B-L", "O", "O", "O"]]
     scored = tagged(("paris x", "B-L I-L"), ("y", "O"))
     predictions = predictions_of_tags(scored, MostFrequentTag.fit(train).tags(scored))
-    assert predictions.words == ["paris (L)", NO_ENTITIES] and predictions.gold == ["paris x (L)", NO_ENTITIES]
+    assert predictions.texts == ["paris (L)", NO_ENTITIES] and predictions.gold == ["paris x (L)", NO_ENTITIES]
     assert predictions.values.tolist() == [[0, 1, 1], [0, 0, 0]]
     assert majority_headline(scored) == 0
     value, details = score(scored, predictions, seed=0)["entity_f1"]

@@ -39,7 +39,7 @@ def session(*, quiet: bool, on_log: OnLog | None) -> Iterator[Callable[[str], No
 
 def run(
     recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = "",
-    threads: int | None = None, tell_time: bool = False, jobs: int | str | None = None,
+    threads: int | None = None, estimate_time: bool = False, jobs: int | str | None = None,
 ) -> Run:  # fmt: skip
     """Run the unfinished stages of a recipe up to `until`.
 
@@ -50,7 +50,7 @@ def run(
         log: called with a line for each stage that was done or skipped.
         command: what the report shows for reproducing it.
         threads: threads for matrix products; None = the cores that this process may use.
-        tell_time: begin with a line that estimates the time.
+        estimate_time: begin with a line that estimates the time.
         jobs: number of task models to make at a time, each in a separate process, and of processes that tokenise the
             corpus; `ray`: task models on Ray's cluster.
 
@@ -66,7 +66,7 @@ def run(
     with context.ranks.session():
         if context.ranks.is_main:
             seconds = dry_run.refuse_full_disk(context)
-            if tell_time:
+            if estimate_time:
                 resumes = f"if it is stopped, the same call continues from what is in {output}"
                 log(f"about {duration(seconds)} in all (an estimate); {resumes}")
         failures = run_stages(context)

@@ -74,5 +74,5 @@ def _predictions(predictor: Predictor, examples: Examples) -> Predictions:
     if predictor.kind != "span":
         logits = predictor.logits(columns["text"], columns.get("text_pair"))
         return predictions_of_rows(examples, logits, predictor.label_thresholds)
-    words = [answer["answer"] for answer in predictor.predict(columns["question"], columns["context"])]
-    return Predictions(np.array(words), words, [answer["text"] for answer in columns["answers"]], {})
+    texts = [answer["answer"] for answer in predictor.predict(columns["question"], columns["context"])]
+    return Predictions(np.array(texts), texts, [answer["text"] for answer in columns["answers"]], {})

@@ -115,7 +115,7 @@ class Call:
 def run_task(
     what: str, data: TaskData, changes: Mapping[str, Any], call: Call, *, until: str = "report",
     log: Callable[[str], None] | None = None, fit: Callable[[Recipe, Path], Recipe] | None = None,
-    tell_time: bool = False,
+    estimate_time: bool = False,
 ) -> tuple[Run, Recipe, str]:  # fmt: skip
     """Run a recipe for one custom task; return the run, its recipe, and what was missed.
 
@@ -129,7 +129,7 @@ def run_task(
         until: the last stage.
         log: called with a line about the work; by default the call's own function.
         fit: changes the recipe for its folder before the run.
-        tell_time: begin with a line that estimates the time.
+        estimate_time: begin with a line that estimates the time.
 
     Raises:
         UserError: an input is wrong; then nothing was written.
@@ -149,7 +149,7 @@ def run_task(
             try:
                 made = run(
                     recipe, output, until=until, log=log or call_log, command=call.command, threads=call.threads,
-                    tell_time=tell_time, jobs=call.jobs,
+                    estimate_time=estimate_time, jobs=call.jobs,
                 )  # fmt: skip
                 failures = made.failures
             except MissedTarget as error:

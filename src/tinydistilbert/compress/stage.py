@@ -219,7 +219,7 @@ def _difference(
     gold: NDArray[Any]
     if task.kind == "span":
         one, other = (
-            metrics.squad_scores(side.words, side.gold, task.answer_units)[task.headline]
+            metrics.squad_scores(side.texts, side.gold, task.answer_units)[task.headline]
             for side in (predictions, first)
         )
         gold = np.zeros(len(one))

@@ -99,7 +99,7 @@ def prepare(
         if (folder / atomic.CHECKPOINTS).exists():  # its process may have died before deleting them
             with locks.alone(lock, where=f"the cache {folder}", wait=True):
                 atomic.tidy(folder)
-        _tell_of_losses(corpus, atomic.read_manifest(folder, verify=False)["splits"])
+        _report_losses(corpus, atomic.read_manifest(folder, verify=False)["splits"])
         return folder
     with locks.alone(lock, where=f"the cache {folder}", wait=True):
         if damage := _damage(folder):  # otherwise another process made it while this one waited
@@ -114,11 +114,11 @@ def prepare(
                     disk.remove(partial)
                     raise
                 np.save(partial / "continues_word.npy", continues_word(tokenizer), allow_pickle=False)
-    _tell_of_losses(corpus, atomic.read_manifest(folder, verify=False)["splits"])
+    _report_losses(corpus, atomic.read_manifest(folder, verify=False)["splits"])
     return folder
 
 
-def _tell_of_losses(corpus: Corpus, splits: Mapping[str, Mapping[str, int]]) -> None:
+def _report_losses(corpus: Corpus, splits: Mapping[str, Mapping[str, int]]) -> None:
     """Report what the tokenizer and the blocks lose of the text; earlier versions did not count it."""
 
     def total(name: str) -> int:

@@ -104,7 +104,7 @@ def _records(lines: Iterator[str], file: _File, mode: str, *, refuse_merged: boo
     for _ in range(file.skipped):
         next(lines)
     source: Iterator[tuple[int, list[str], list[str]]] = (_plain if mode == "none" else _quoted)(lines, file)
-    width, empty, waiting, merged, extra = 0, 0, 0, _Found(), _Found()
+    width, empty, waiting, merged, extra = 0, 0, 0, _Occurrences(), _Occurrences()
     for line, record, raw in source:
         if not record:
             waiting += width > 0  # empty lines at the end of the file separate no records
@@ -140,8 +140,8 @@ def _records(lines: Iterator[str], file: _File, mode: str, *, refuse_merged: boo
 
 
 @dataclass
-class _Found:
-    """How often something was found, and where it was found first."""
+class _Occurrences:
+    """How often something occurs, and where first."""
 
     count: int = 0
     first: str = ""
@@ -200,7 +200,7 @@ def _quoting_of_tsv(lines: Lines, file: _File) -> Quoting:
     """
     plain = _plain(_after(lines, file.skipped), file)
     header = next((record for _, record, _ in plain if record), [])
-    fits, are_closed, has_doubled, beginning = True, True, False, _Found()
+    fits, are_closed, has_doubled, beginning = True, True, False, _Occurrences()
     for line, record, _ in plain:
         fits = fits and (not record or len(record) == len(header) or not any(record[len(header) :] or ["short"]))
         for cell in record:

@@ -156,12 +156,12 @@ def clean(pages: Iterable[Document]) -> Iterator[Document]:
 def functions_of(module: str, tree: ast.Module) -> Iterator[Function]:
     """Yield the public functions of a source file whose docstring begins with a sentence of prose, in order."""
 
-    def found_in(body: list[ast.stmt], prefix: str) -> Iterator[Function]:
+    def defined_in(body: list[ast.stmt], prefix: str) -> Iterator[Function]:
         for node in body:
             if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name[0] == "_":
                 continue
             if isinstance(node, ast.ClassDef):
-                yield from found_in(node.body, f"{prefix}{node.name}.")
+                yield from defined_in(node.body, f"{prefix}{node.name}.")
                 continue
             arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
             parameters = tuple(one.arg for one in arguments if one.arg not in ("self", "cls"))
@@ -169,7 +169,7 @@ def functions_of(module: str, tree: ast.Module) -> Iterator[Function]:
             if first and is_prose(first[0], MIN_SUMMARY_WORDS):
                 yield Function(module, prefix + node.name, parameters, first[0])
 
-    yield from found_in(tree.body, "")
+    yield from defined_in(tree.body, "")
 
 
 @functools.cache

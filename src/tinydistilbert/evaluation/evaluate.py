@@ -44,7 +44,7 @@ def predictions_table(examples: Examples, predictions: Predictions) -> pa.Table:
     In token classification, label and prediction are lists of tags.
     """
     if examples.task.kind == "span":
-        shared = {"id": examples.columns["id"], "answers": predictions.gold, "prediction_text": predictions.words}
+        shared = {"id": examples.columns["id"], "answers": predictions.gold, "prediction_text": predictions.texts}
     elif predictions.tags:
         shared = {"idx": examples.columns["idx"], "label": predictions.tags[0], "prediction": predictions.tags[1]}
     else:
@@ -63,7 +63,7 @@ def samples(examples: Examples, predictions: Predictions, *, seed: int) -> list[
             "split": examples.split,
             **{name: examples.columns[name][i] for name in shown},
             "gold": predictions.gold[i],
-            "prediction": _finite(predictions.words[i]),
+            "prediction": _finite(predictions.texts[i]),
         }
         for i in chosen
     ]

@@ -40,7 +40,7 @@ def majority_answer(answers: Sequence[Sequence[str]], units: Units = "words") ->
 
 def sanity_warnings(
     predictions: Sequence[Any] | Array, *, examples: int, value: float, majority: float, ids: Sequence[Any] = (),
-    not_finite: int = 0, words: Sequence[Any] = (),
+    not_finite: int = 0, texts: Sequence[Any] = (),
 ) -> list[str]:  # fmt: skip
     """Return reasons to distrust a value, one sentence each; empty if there are none.
 
@@ -51,7 +51,7 @@ def sanity_warnings(
         majority: the same metric of the majority baseline.
         ids: of the predicted examples, to check that none occurs twice.
         not_finite: number of answer texts from logits that are not all finite; classes and scores show it themselves.
-        words: the predictions as shown to a reader, if different.
+        texts: the predictions as shown to a reader, if different.
     """
     predicted = np.asarray(predictions)
     warnings = []
@@ -66,7 +66,7 @@ def sanity_warnings(
     if not_finite:
         warnings.append(f"{not_finite} of {len(predicted)} predictions are not finite numbers")
     if len(predicted) > 1 and _are_the_same(predicted):
-        warnings.append(f"every prediction is the same: {str(words[0] if len(words) else predicted[0]) or 'no answer'}")
+        warnings.append(f"every prediction is the same: {str(texts[0] if len(texts) else predicted[0]) or 'no answer'}")
     if value <= majority:
         warnings.append(f"{value:.3f} is not above the {majority:.3f} of the majority baseline")
     return warnings

@@ -34,7 +34,7 @@ class Predictions:
     values: NDArray[Any]
     """(n,) classes, scores or answer texts; (n, labels) of 0 and 1 in multi-label tasks; (n, 3) numbers of entities of
     each text: correctly predicted, predicted, and in the labels."""
-    words: list[Any]
+    texts: list[Any]
     """The predictions as shown to a reader: class names, scores, answer texts."""
     gold: list[Any]
     """The labels as shown to a reader; for each span example the list of its answers."""
@@ -81,20 +81,20 @@ def predictions_of_rows(examples: Examples, rows: NDArray[Any], threshold: Thres
         scores = rows[:, 0].astype(np.float64)
         return Predictions(scores, scores.tolist(), labels, {})
     classes = np.where(np.isfinite(rows).all(-1), rows.argmax(-1), metrics.NO_CLASS)
-    words = [names[i] if i != metrics.NO_CLASS else "" for i in classes]
+    texts = [names[i] if i != metrics.NO_CLASS else "" for i in classes]
     with np.errstate(invalid="ignore"):  # NaN for logits that are not finite, which the class above shows
         probabilities = softmax(rows.astype(np.float64), axis=-1)
     extra = {"logits": rows.tolist(), "probabilities": probabilities.tolist()}
-    return Predictions(classes, words, [names[i] for i in labels], extra)
+    return Predictions(classes, texts, [names[i] for i in labels], extra)
 
 
 def _read_labels(examples: Examples, rows: NDArray[Any], thresholds: Threshold) -> Predictions:
     task = examples.task
     finite = np.isfinite(rows).all(-1)
     values = np.where(finite[:, None], given_labels(rows, np.asarray(thresholds)), metrics.NO_CLASS)
-    words = [task.words_of(given) if is_known else "" for given, is_known in zip(values, finite, strict=True)]
+    texts = [task.text_of(given) if is_known else "" for given, is_known in zip(values, finite, strict=True)]
     extra = {"logits": rows.tolist(), "probabilities": sigmoid(rows).tolist()}
-    return Predictions(values, words, [task.words_of(label) for label in examples.columns["label"]], extra)
+    return Predictions(values, texts, [task.text_of(label) for label in examples.columns["label"]], extra)
 
 
 def _read_tags(examples: Examples, features: Features, logits: Logits) -> Predictions:
@@ -202,7 +202,7 @@ def choose_threshold(examples: Examples, features: Features, logits: Logits) -> 
         return None
     given, withheld = (
         metrics.squad_scores(texts, predictions.gold, examples.task.answer_units)[examples.task.headline][finite]
-        for texts in (predictions.words, [""] * len(examples))
+        for texts in (predictions.texts, [""] * len(examples))
     )
     value, best = metrics.best_null_threshold(given, withheld, predictions.null_differences[finite])
     return ChosenThreshold(value, best, len(examples), unanswerable)
@@ -222,10 +222,10 @@ def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[st
     for name, statistic in statistics.items():
         value = float(statistic(everything))
         ids = examples.columns["id" if "id" in examples.columns else "idx"]
-        shown = np.array(predictions.words, dtype=object) if predictions.tags else predictions.values
+        shown = np.array(predictions.texts, dtype=object) if predictions.tags else predictions.values
         warnings = sanity.sanity_warnings(
             shown, examples=len(examples), value=value, majority=majority[name], ids=ids,
-            not_finite=predictions.not_finite, words=predictions.words if shown.ndim == 2 else (),
+            not_finite=predictions.not_finite, texts=predictions.texts if shown.ndim == 2 else (),
         )  # fmt: skip
         details = {"interval": list(intervals[name]), "majority": majority[name], "warnings": warnings}
         scores[name] = value, details
@@ -302,7 +302,7 @@ def _answer_scores(
     units = examples.task.answer_units
     baseline = [sanity.majority_answer(predictions.gold, units)] * len(examples)
     return (
-        metrics.squad_scores(predictions.words, predictions.gold, units),
+        metrics.squad_scores(predictions.texts, predictions.gold, units),
         metrics.squad_scores(baseline, predictions.gold, units),
     )
 

@@ -39,7 +39,7 @@ class Agreement:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the agreement (Wilson)."""
+        """95 % interval of `share` (Wilson)."""
         return wilson(self.examples, self.total)
 
 

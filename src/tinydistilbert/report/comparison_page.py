@@ -8,7 +8,7 @@ from tinydistilbert import __version__
 from tinydistilbert.report.compare import Comparison, Difference
 from tinydistilbert.report.differences import CAPTION, ONE_SEED, legend, score_cells, seeds_text, split_title
 from tinydistilbert.report.disagreements import Case, as_lines, most_frequent_answer
-from tinydistilbert.report.examples import NO_ANSWER, Example, RowPrediction, around, words
+from tinydistilbert.report.examples import NO_ANSWER, Example, RowPrediction, around, as_text
 from tinydistilbert.report.html import render
 from tinydistilbert.report.predictions import Pairing, Side
 from tinydistilbert.report.scores import MAJORITY, WARNING, metric_title, row_title
@@ -119,8 +119,8 @@ def _example(pairing: Pairing, titles: Sequence[str], case: Case) -> Example:
         agreeing = (
             f" ({seeds} of {len(by_seed)} seeds)" if len(by_seed) > 1 and pairing.task.kind != "regression" else ""
         )
-        predictions.append(RowPrediction(title, (words(answer) or NO_ANSWER) + agreeing, None))
-    return Example(f"Example {case.id}", tuple(texts), words(case.gold) or NO_ANSWER, tuple(predictions))
+        predictions.append(RowPrediction(title, (as_text(answer) or NO_ANSWER) + agreeing, None))
+    return Example(f"Example {case.id}", tuple(texts), as_text(case.gold) or NO_ANSWER, tuple(predictions))
 
 
 def write_comparison(output: Path, comparison: Comparison, *, shown: int = 5, command: str = "") -> Table:

@@ -105,7 +105,7 @@ class _CaseReader:
         if self.pairing.task.kind == "multi-label":
             if metrics.NO_CLASS in value:
                 return None
-            return self.task.words_of(value) if self.labels else ", ".join(map(str, np.flatnonzero(value))) or NO_LABELS
+            return self.task.text_of(value) if self.labels else ", ".join(map(str, np.flatnonzero(value))) or NO_LABELS
         if self.pairing.task.kind == "classification":
             if value == metrics.NO_CLASS:
                 return None

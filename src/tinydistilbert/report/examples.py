@@ -62,10 +62,10 @@ def _samples(run: Path, task: str, row: str) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def words(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a label or a prediction as text, several as alternatives."""
     if isinstance(value, (list, tuple)):
-        return " / ".join(dict.fromkeys(map(words, value)))
+        return " / ".join(dict.fromkeys(map(as_text, value)))
     if isinstance(value, float):
         return f"{value:.2f}"
     return "" if value is None else str(value).replace("_", " ")
@@ -96,7 +96,7 @@ def _is_right(task: Task, sample: dict[str, Any]) -> bool | None:
 def _example(task: Task, rows: dict[str, dict[str, Any]]) -> Example:
     sample = next(iter(rows.values()))
     gold = sample["gold"]
-    first_gold = str(next(iter(gold), "")) if isinstance(gold, (list, tuple)) else words(gold)
+    first_gold = str(next(iter(gold), "")) if isinstance(gold, (list, tuple)) else as_text(gold)
     texts = []
     for key, heading in (
         ("question", "Question"),
@@ -109,12 +109,12 @@ def _example(task: Task, rows: dict[str, dict[str, Any]]) -> Example:
     predictions = tuple(
         RowPrediction(
             TITLES[row],
-            words(sample["prediction"]) or NO_ANSWER,
+            as_text(sample["prediction"]) or NO_ANSWER,
             _is_right(task, sample),
         )
         for row, sample in rows.items()
     )
-    return Example(task.title, tuple(texts), words(gold) or NO_ANSWER, predictions)
+    return Example(task.title, tuple(texts), as_text(gold) or NO_ANSWER, predictions)
 
 
 def _examples_to_show(task: Task, samples: Sequence[dict[str, Any]]) -> list[str]:
@@ -123,7 +123,7 @@ def _examples_to_show(task: Task, samples: Sequence[dict[str, Any]]) -> list[str
         return [_name(sample) for sample in samples[:1]]
     first_of_gold: dict[str, str] = {}
     for sample in samples:
-        first_of_gold.setdefault(words(sample["gold"]), _name(sample))
+        first_of_gold.setdefault(as_text(sample["gold"]), _name(sample))
     return list(first_of_gold.values())[:2] if len(first_of_gold) > 1 else [_name(sample) for sample in samples[:2]]
 
 

@@ -141,7 +141,7 @@ class Task:
         """Whether its labels have names: one per example, any number per example, or a tag per word."""
         return self.kind in ("classification", "multi-label", "token-classification")
 
-    def words_of(self, label: Any) -> str:
+    def text_of(self, label: Any) -> str:
         """Return a label in readable form: the name of a class, the names of several labels, or the tags of words."""
         if self.kind == "token-classification":
             return " ".join(self.labels[tag] for tag in label)
@@ -262,7 +262,7 @@ class Examples:
         """Sixteen hexadecimal hash digits of each example's texts and label, by which runs compare their examples."""
         labels = self.columns["label"] if "label" in self.columns else [a["text"] for a in self.columns["answers"]]
         if self.task.labels:
-            labels = [self.task.words_of(label) for label in labels]
+            labels = [self.task.text_of(label) for label in labels]
         rows = zip(self.texts, labels, strict=True)
         return [hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for row in rows]
 

@@ -133,7 +133,7 @@ def _new(texts: Iterable[Texts], seen: SeenTexts, scored: SeenTexts, name: str) 
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Source:
     """The texts of a source, before any is left out."""
 
     texts: Iterable[Texts]
@@ -141,11 +141,11 @@ class _Found:
     """How many texts each one stands for, if a dry run reads a sample."""
 
 
-def _of_file(examples: Examples) -> _Found:
-    return _Found(examples.each_text(), examples.count / max(len(examples), 1))
+def _of_file(examples: Examples) -> _Source:
+    return _Source(examples.each_text(), examples.count / max(len(examples), 1))
 
 
-def _built_in(name: str, recipe: Recipe, task: Task) -> _Found:
+def _built_in(name: str, recipe: Recipe, task: Task) -> _Source:
     """Return the texts of a built-in source.
 
     Raises:
@@ -157,16 +157,16 @@ def _built_in(name: str, recipe: Recipe, task: Task) -> _Found:
             raise _wrong_kind(name, task, "sentences")
         corpus = replace(recipe.corpus, packing="documents")
         documents = open_source(corpus, recipe.data).train()
-        return _Found((sentence,) for document in documents for sentence in sentences_of(document))
+        return _Source((sentence,) for document in documents for sentence in sentences_of(document))
     source = tasks_of(recipe.finetune)[other]
     examples = recipe_examples(recipe, source, source.train)
     columns, of_each = examples.columns, examples.count / max(len(examples), 1)
     if task.text_pair:
         if source.kind == "span" or not source.text_pair:
             raise _wrong_kind(name, task, "single texts")
-        return _Found(zip(columns["text"], columns["text_pair"], strict=True), of_each)
+        return _Source(zip(columns["text"], columns["text_pair"], strict=True), of_each)
     names = ("question",) if source.kind == "span" else ("text", "text_pair")
-    return _Found(((text,) for column in names if column in columns for text in columns[column]), of_each)
+    return _Source(((text,) for column in names if column in columns for text in columns[column]), of_each)
 
 
 def _wrong_kind(name: str, task: Task, found: str) -> UserError:

@@ -170,7 +170,9 @@ def with_class_names(rows: "Dataset", label: str) -> pa.Table:
     if names is None:
         return table
     if of_list:
-        words = pa.array([numbers and [names[number] for number in numbers] for numbers in rows[label]])
+        label_names = pa.array([numbers and [names[number] for number in numbers] for numbers in rows[label]])
     else:
-        words = pa.array([names[number] if number is not None and number >= 0 else None for number in rows[label]])
-    return table.set_column(table.column_names.index(label), label, words)
+        label_names = pa.array(
+            [names[number] if number is not None and number >= 0 else None for number in rows[label]]
+        )
+    return table.set_column(table.column_names.index(label), label, label_names)

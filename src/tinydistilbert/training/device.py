@@ -83,7 +83,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    return any(words in text for words in ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+    return any(message in text for message in ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
 
 
 @contextmanager
