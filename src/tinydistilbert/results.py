@@ -110,6 +110,10 @@ def write(path: Path, measurements: Iterable[Measurement]) -> None:
     json_lines.write(path, map(dataclasses.asdict, measurements))
 
 
+RENAMED_MODELS = {"taught again": "recovery fine-tuning alone"}
+"""How variants begin in results of earlier versions, and how they do now."""
+
+
 def read(path: Path) -> list[Measurement]:
     """Return the measurements of a JSON-lines file, in order; in a finished folder, check its manifest first.
 
@@ -118,4 +122,11 @@ def read(path: Path) -> list[Measurement]:
     """
     lines = json_lines.read(path)
     with as_user_error(str(path), expected="measurements", fix=json_lines.REMAKE):
-        return [Measurement(**line) for line in lines]
+        return [_renamed(Measurement(**line)) for line in lines]
+
+
+def _renamed(measurement: Measurement) -> Measurement:
+    for former, name in RENAMED_MODELS.items():
+        if measurement.model.startswith(former):
+            return dataclasses.replace(measurement, model=name + measurement.model.removeprefix(former))
+    return measurement

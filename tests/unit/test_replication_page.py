@@ -80,7 +80,7 @@ def test_kept_by_task_is_where_the_mean_comes_from(replication: Replication) -> 
     table = replication_page.kept_table(replication)
     rows = {row.cells[1].text: [cell.text for cell in row.cells[2:]] for row in table.rows}
     assert table.columns[2:] == ("Mean", "SST-2", "SQuAD")  # RTE counts in no row
-    assert rows["Cut from the task’s teacher, then taught"] == ["92.5", "95.0", "90.0"]
+    assert rows["Cut from the task’s teacher, then distilled"] == ["92.5", "95.0", "90.0"]
     assert rows["Our recipe on WikiText-2"] == ["50.0", "50.0", "–"]
     assert "SQuAD costs it most; over the others it keeps 95.0" in table.notes[-1]
     below = Replication(replication.plan, [*replication.measurements, *measured("random", "sst2", [0.46], 0.5)])
@@ -104,7 +104,7 @@ def test_the_jobs_of_both_gpus_stand_side_by_side(tmp_path: Path, monkeypatch: p
 
 def test_the_figure_has_a_line_for_every_mean_that_the_table_has(replication: Replication) -> None:
     svg = replication_page.picture(replication)
-    assert "(e) taught − (i) MiniLM-L3" in svg and "(d) ours − (b) notebook" not in svg
+    assert "(e) distilled − (i) MiniLM-L3" in svg and "(d) ours − (b) notebook" not in svg
     assert "prefers-color-scheme: dark" in svg
     names = [row["short"] for row in replication.rows.values()]
     assert len(set(names)) == len(names)

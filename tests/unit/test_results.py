@@ -12,6 +12,7 @@ import picture
 import pytest
 import readme
 
+from tinydistilbert import results
 from tinydistilbert.storage import atomic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,3 +101,15 @@ def test_every_default_has_a_source_and_every_source_a_default() -> None:
     assert readme.written(text, readme.PAGES["docs/reference/defaults.md"]) == text, "run: python results/readme.py"
     decisions = re.findall(r"\]\(\.\./(decisions/[^)]+)\)", text)
     assert decisions and all((ROOT / "docs" / page).is_file() for page in decisions)
+
+
+def test_variants_of_earlier_versions_have_the_names_of_today(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text(
+        "".join(
+            json.dumps({"model": model, "task": "compress", "metric": "accuracy", "value": 0.5}) + "\n"
+            for model in ("taught again, int8", "student")
+        )
+    )
+    assert [row.model for row in results.read(tmp_path / "results.jsonl")] == [
+        "recovery fine-tuning alone, int8", "student",
+    ]  # fmt: skip
