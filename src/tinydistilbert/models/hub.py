@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.models import folder_pins
+from tinydistilbert.models import pinned_folders
 from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER
 
@@ -44,11 +44,11 @@ def local_folder(name: str | Path, revision: str | None, files: tuple[str, ...])
         files: names of the needed files; `*` stands for any characters.
 
     Raises:
-        UserError: there is no such folder or model, or a file of a local folder is not as pinned (`folder_pins`).
+        UserError: there is no such folder or model, or a file of a local folder is not as pinned (`pinned_folders`).
     """
     path, where = Path(name), f"model {name}" + (f"@{revision}" if revision else "")
     if path.is_dir():
-        folder_pins.check(path)
+        pinned_folders.check(path)
         return path
     if str(name) == OFFLINE_TEACHER:
         return wheel_folder()

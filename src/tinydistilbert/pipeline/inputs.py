@@ -14,7 +14,7 @@ from tinydistilbert.benchmark.pairs import requested_examples
 from tinydistilbert.data import files
 from tinydistilbert.data.sources import is_on_hub, open_source
 from tinydistilbert.errors import UserError
-from tinydistilbert.models import folder_pins, hub
+from tinydistilbert.models import hub, pinned_folders
 from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.notices import notice
 from tinydistilbert.recipe.keys import flat
@@ -129,7 +129,7 @@ class Inputs:
             if name in self.sources:
                 run_record.check_fingerprint(folder, name, self.fingerprint(name))
         models = run_record.kept_model_files(folder)
-        with folder_pins.pinned({name: models[name] for name in self.run.given_models() if name in models}):
+        with pinned_folders.pinned({name: models[name] for name in self.run.given_models() if name in models}):
             pass
 
     def keep(self) -> None:
@@ -285,17 +285,17 @@ def _is_of_task(key: str, task: str) -> bool:
 def fingerprint_of_folder(folder: Path) -> str:
     """Return the hashes in the manifest of what a stage made, without files that contain times."""
     listed = atomic.read_manifest(folder, verify=False)["files"]
-    return folder_pins.fingerprint({n: facts["sha256"] for n, facts in listed.items() if n not in _CHANGING})
+    return pinned_folders.fingerprint({n: facts["sha256"] for n, facts in listed.items() if n not in _CHANGING})
 
 
 def fingerprint_of_model(recipe: Recipe, folder: RunFolder, name: str) -> str:
     """Return the hashes of the files of a model from elsewhere, as the run recorded them; of a hub model the commit."""
     if kept := run_record.kept_model_files(folder).get(name):
-        return folder_pins.fingerprint(kept)
+        return pinned_folders.fingerprint(kept)
     if name == OFFLINE_TEACHER:
-        return folder_pins.fingerprint(folder_pins.file_hashes(wheel_folder()))
+        return pinned_folders.fingerprint(pinned_folders.file_hashes(wheel_folder()))
     if Path(name).is_dir():
-        return folder_pins.fingerprint(folder_pins.file_hashes(Path(name)))
+        return pinned_folders.fingerprint(pinned_folders.file_hashes(Path(name)))
     return hub.commit_of(name, recipe.teacher.revision if name == recipe.teacher.model else None)
 
 

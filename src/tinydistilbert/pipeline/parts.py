@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tinydistilbert import notices, run_record
 from tinydistilbert.errors import UserError
-from tinydistilbert.models import folder_pins, hub
+from tinydistilbert.models import hub, pinned_folders
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.folders import write_results
 from tinydistilbert.pipeline.jobs import Job
@@ -139,7 +139,7 @@ def make_part(run: RunContext, name: str) -> None:
         raise UserError("--part", expected="a part of a run that was begun", found=found, fix=fix)
     hub.pin_revisions(run_record.kept_revisions(run.folder))
     files = run_record.kept_model_files(run.folder)
-    with folder_pins.pinned(files), device_errors(run.device), run.rows_at_hand():
+    with pinned_folders.pinned(files), device_errors(run.device), run.rows_at_hand():
         if part is None:
             make_named_view(run, name)
         else:

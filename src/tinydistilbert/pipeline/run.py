@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tinydistilbert import notices, run_record
 from tinydistilbert.errors import MissedTarget, UserError
-from tinydistilbert.models import folder_pins, hub
+from tinydistilbert.models import hub, pinned_folders
 from tinydistilbert.pipeline import folders, keep, parts, preflight, stages, task_models, view_parts
 from tinydistilbert.pipeline.context import RunContext, Sources
 from tinydistilbert.progress import size_in_words
@@ -111,7 +111,7 @@ def claimed(run: RunContext) -> Iterator[None]:
         run.inputs.check()
         keep.check_kept(run)
     model_files = _model_files(run)
-    with folder_pins.pinned(model_files):
+    with pinned_folders.pinned(model_files):
         if not is_begun:
             check_inputs(run)
         output = run.folder.path
@@ -144,7 +144,7 @@ def _claimed_by_main(run: RunContext) -> Iterator[None]:
         fix = "give a folder on storage that all machines share"
         problem = "the run that rank 0 has begun is not in this folder"
         raise UserError(f"--output {run.folder.path}", problem=problem, fix=fix)
-    with folder_pins.pinned(_model_files(run)):
+    with pinned_folders.pinned(_model_files(run)):
         yield
 
 
@@ -186,7 +186,7 @@ def _lead(run: RunContext) -> None:
 def _model_files(run: RunContext) -> Mapping[str, Mapping[str, str]]:
     """The hashes of the files of every local model that the stages read: as the run was begun with, or as they are."""
     kept = run_record.kept_model_files(run.folder)
-    now = {name: folder_pins.file_hashes(Path(name)) for name in run.given_models() if name not in kept}
+    now = {name: pinned_folders.file_hashes(Path(name)) for name in run.given_models() if name not in kept}
     return {name: kept[name] for name in run.given_models() if name in kept} | {n: h for n, h in now.items() if h}
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
 from tinydistilbert.errors import UserError
-from tinydistilbert.models import folder_pins
+from tinydistilbert.models import pinned_folders
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
 from tinydistilbert.pipeline import run as pipeline
 from tinydistilbert.pipeline.context import RunContext
@@ -52,7 +52,7 @@ def read(folder: Path) -> None:
 def test_a_pinned_folder_is_refused_when_a_file_changes(
     folder: Path, name: str, change: Callable[[Path], None]
 ) -> None:
-    with folder_pins.pinned({str(folder): folder_pins.file_hashes(folder)}):
+    with pinned_folders.pinned({str(folder): pinned_folders.file_hashes(folder)}):
         read(folder)
         change(folder / name)
         with pytest.raises(UserError, match=f"model: {name} changed") as caught:
@@ -62,9 +62,9 @@ def test_a_pinned_folder_is_refused_when_a_file_changes(
 
 @pytest.mark.parametrize("name", ["vocab.txt", "special_tokens_map.json", "model-00001-of-00002.safetensors"])
 def test_a_file_that_loaders_would_read_too_may_not_appear(folder: Path, name: str) -> None:
-    hashes = folder_pins.file_hashes(folder)
+    hashes = pinned_folders.file_hashes(folder)
     (folder / name).write_text("{}")
-    with pytest.raises(UserError, match=f"{name} changed"), folder_pins.pinned({str(folder): hashes}):
+    with pytest.raises(UserError, match=f"{name} changed"), pinned_folders.pinned({str(folder): hashes}):
         pytest.fail("entered")
 
 
@@ -72,14 +72,14 @@ def test_shards_are_pinned_by_whatever_name_the_index_gives_them(folder: Path) -
     (folder / "model.safetensors").rename(folder / "part.safetensors")
     index = {"weight_map": {"every.weight": "part.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with folder_pins.pinned({str(folder): folder_pins.file_hashes(folder)}):
+    with pinned_folders.pinned({str(folder): pinned_folders.file_hashes(folder)}):
         rewritten(folder / "part.safetensors")
         with pytest.raises(UserError, match=r"part\.safetensors changed"):
             load_model(folder, "masked-lm")
 
 
 def test_files_that_no_loader_reads_and_a_mere_touch_change_nothing(folder: Path) -> None:
-    with folder_pins.pinned({str(folder): folder_pins.file_hashes(folder)}):
+    with pinned_folders.pinned({str(folder): pinned_folders.file_hashes(folder)}):
         (folder / "README.md").write_text("A card.")
         (folder / "model.safetensors").touch()
         read(folder)
@@ -87,9 +87,9 @@ def test_files_that_no_loader_reads_and_a_mere_touch_change_nothing(folder: Path
 
 def test_a_folder_is_pinned_only_inside_the_with_and_the_outer_pins_come_back(folder: Path, tmp_path: Path) -> None:
     other = shutil.copytree(folder, tmp_path / "other")
-    outer = {str(folder): folder_pins.file_hashes(folder)}
-    with folder_pins.pinned(outer):
-        with folder_pins.pinned({str(other): folder_pins.file_hashes(other)}):
+    outer = {str(folder): pinned_folders.file_hashes(folder)}
+    with pinned_folders.pinned(outer):
+        with pinned_folders.pinned({str(other): pinned_folders.file_hashes(other)}):
             pass
         rewritten(other / "model.safetensors")
         read(other)
@@ -103,7 +103,7 @@ def test_every_file_is_hashed_once_in_a_process(folder: Path, monkeypatch: pytes
     hashed: list[str] = []
     real = atomic.sha256
     monkeypatch.setattr(atomic, "sha256", lambda path: hashed.append(path.name) or real(path))
-    with folder_pins.pinned({str(folder): folder_pins.file_hashes(folder)}):
+    with pinned_folders.pinned({str(folder): pinned_folders.file_hashes(folder)}):
         for _ in range(3):
             read(folder)
     assert len(hashed) == len(set(hashed)) and "model.safetensors" in hashed
