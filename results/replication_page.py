@@ -20,7 +20,7 @@ from tinydistilbert.report.compression import CompressedModel
 from tinydistilbert.report.differences import RowDifference, row_differences
 from tinydistilbert.report.kept import Kept, TeacherAboveMajority, kept_on, kept_over, teacher_above_majority
 from tinydistilbert.report.paper_tables import score_cell
-from tinydistilbert.report.scores import HIGHER, LOWER, TEACHER, WARNING, Score, Scores, collect, of_task
+from tinydistilbert.report.scores import HIGHER, LOWER, TEACHER, WARNING, Score, ScoresByRow, collect, of_task
 from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p, points, signed, to_markdown
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS
@@ -71,7 +71,7 @@ class Replication:
         return cls(plan, results.read(path) if path.exists() else [])
 
     @cached_property
-    def scores(self) -> Scores:
+    def scores(self) -> ScoresByRow:
         """The scores."""
         return collect(self.measurements)
 
@@ -100,7 +100,7 @@ class Replication:
         """Those of some tasks on which a row was scored."""
         return tuple(task for task in among if of_task(self.scores, row, task))
 
-    def _beside(self, teacher: str) -> tuple[Scores, TeacherAboveMajority]:
+    def _beside(self, teacher: str) -> tuple[ScoresByRow, TeacherAboveMajority]:
         """The scores with that row as the teacher, and where it beats the majority class."""
         others = [m for m in self.measurements if m.model != TEACHER or teacher == TEACHER]
         renamed = [dataclasses.replace(m, model=TEACHER) if m.model == teacher else m for m in others]

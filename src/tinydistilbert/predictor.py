@@ -25,7 +25,7 @@ from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.tasks.label_thresholds import given_labels, sigmoid, stored_label_thresholds
 from tinydistilbert.tasks.squad import TASKS, stored_null_threshold
 from tinydistilbert.tasks.token_rows import TokenRows
-from tinydistilbert.tasks.whole_inputs import Encoder, FastTokenizer, Inputs, encoder_of, joined_inputs
+from tinydistilbert.tasks.whole_inputs import Encoder, FastTokenizer, InputArrays, encoder_of, joined_inputs
 from tinydistilbert.tasks.words import WORDS, Word, WordPredictions, joined, word_predictions, words_in
 
 SQUAD = TASKS[0]
@@ -140,7 +140,7 @@ class Predictor:
         """Return the logits (texts, classes) in the order of the texts, for models of whole texts; see `predict`."""
         return self._logits(self._inputs(texts, pairs))
 
-    def _inputs(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Inputs:
+    def _inputs(self, texts: Sequence[str], pairs: Sequence[str] | None) -> InputArrays:
         parts = (slice(begin, begin + CHUNK) for begin in range(0, len(texts), CHUNK))
         return joined_inputs([self._inputs_of(texts[part], pairs[part] if pairs else None) for part in parts])
 
@@ -148,7 +148,7 @@ class Predictor:
     def _inputs_of(self) -> Encoder:
         return encoder_of(self._tokenizer, self.max_length)
 
-    def _logits(self, inputs: Inputs) -> NDArray[np.float32]:
+    def _logits(self, inputs: InputArrays) -> NDArray[np.float32]:
         if len(inputs.lengths) == 1:  # sorting and padding would add to the latency of a single text
             ids, types = inputs.ids[None].astype(np.int64), inputs.types[None].astype(np.int64)
             given = {"input_ids": ids, "attention_mask": np.ones(ids.shape[:2], np.int64)}

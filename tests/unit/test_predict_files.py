@@ -98,8 +98,8 @@ def test_a_file_of_any_size_is_read_no_further_than_its_window(
             yield {"text": "x" * (number % 3 if number < 40 else 9), "number": number}
 
     @contextmanager
-    def opened(_file: Path) -> Iterator[predict_files.Source]:
-        yield predict_files.Source(rows())
+    def opened(_file: Path) -> Iterator[predict_files.InputRows]:
+        yield predict_files.InputRows(rows())
 
     monkeypatch.setattr(predict, "opened", opened)
     monkeypatch.setattr(predict, "WINDOW", 8)

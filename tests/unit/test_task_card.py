@@ -13,7 +13,7 @@ from tinydistilbert import notices
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import toml
 from tinydistilbert.report import card_text
-from tinydistilbert.report.card_subjects import RunFacts, Subject
+from tinydistilbert.report.card_subjects import CardSubject, RunFacts
 from tinydistilbert.report.card_text import code, escaped
 from tinydistilbert.report.inheritance import model_source
 from tinydistilbert.report.task_card import task_card, verdict, write_export_card
@@ -47,7 +47,7 @@ def facts_of(tmp_path: Path, measurements: Sequence[Measurement], name: str = "m
 def card_of(facts: RunFacts, folder: Path, labels: Sequence[str] = ("bad", "good"), **more: Any) -> str:
     atomic.write_json(folder / "config.json", {"id2label": {str(i): name for i, name in enumerate(labels)}})
     mine = tuple(m for m in facts.measurements if m.model == "model")
-    subject = Subject(folder, f"{facts.recipe.name}: x", facts.tasks["reviews"], "model", mine, **more)
+    subject = CardSubject(folder, f"{facts.recipe.name}: x", facts.tasks["reviews"], "model", mine, **more)
     return task_card(facts, subject)
 
 
@@ -108,7 +108,7 @@ def test_a_number_that_is_none_is_in_no_card(tmp_path: Path) -> None:
     facts = facts_of(tmp_path, [measured("model", math.nan)])
     folder = tmp_path / "model"
     atomic.write_json(folder / "config.json", {})
-    assert "Nothing was measured" in verdict(facts, Subject(folder, "x", facts.tasks["reviews"], "model"))
+    assert "Nothing was measured" in verdict(facts, CardSubject(folder, "x", facts.tasks["reviews"], "model"))
 
 
 @pytest.mark.parametrize(

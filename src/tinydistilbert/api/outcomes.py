@@ -61,7 +61,7 @@ Label: TypeAlias = str | tuple[str, ...] | list[str]
 
 
 @dataclass(frozen=True)
-class Columns:
+class TaskColumns:
     """The columns of a task in its data."""
 
     text: str
@@ -88,7 +88,7 @@ class TaskModel(Run):
     task: str = ""
     row: str = ""
     """The model's row in the tables."""
-    columns: Columns = field(default_factory=lambda: Columns("text", "label"))
+    columns: TaskColumns = field(default_factory=lambda: TaskColumns("text", "label"))
     missed: str = ""
     """The targets that were not reached, in words; empty if all were."""
 

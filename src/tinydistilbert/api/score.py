@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tinydistilbert.api.inputs import Data, as_given, written
-from tinydistilbert.api.outcomes import Columns, Label, Scores, TaskModel
+from tinydistilbert.api.outcomes import Label, Scores, TaskColumns, TaskModel
 from tinydistilbert.evaluation.scoring import Predictions, predictions_of_rows, predictions_of_tags, score
 from tinydistilbert.predictor import Predictor, load
 from tinydistilbert.recipe.schema import Corpus, CustomTask
@@ -39,11 +39,11 @@ def evaluate(
         return model.score(data, text=text, label=label, text_pair=text_pair)
     predictor = model if isinstance(model, Predictor) else load(model)
     defaults = CustomTask()
-    columns = Columns(text or defaults.text, label or defaults.label, text_pair, predictor.kind)
+    columns = TaskColumns(text or defaults.text, label or defaults.label, text_pair, predictor.kind)
     return score_of(predictor, data, columns)
 
 
-def score_of(predictor: Predictor, data: Data, columns: Columns) -> Scores:
+def score_of(predictor: Predictor, data: Data, columns: TaskColumns) -> Scores:
     """Return the scores of a loaded model; see `evaluate`.
 
     Raises:

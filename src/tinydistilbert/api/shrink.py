@@ -17,7 +17,6 @@ from tinydistilbert.api.targets import targets
 from tinydistilbert.api.task import (
     DISTILLED,
     Call,
-    Kind,
     TaskData,
     best_model,
     listed_seeds,
@@ -40,6 +39,7 @@ from tinydistilbert.recipe.types import quantity, seconds_of
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
+from tinydistilbert.tasks.base import Kind
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.workers.jobs import Jobs, jobs_of
 

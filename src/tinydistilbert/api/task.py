@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tinydistilbert.api.inputs import Data, as_given, fingerprint, written
-from tinydistilbert.api.outcomes import Columns, Label, Run, TaskModel
+from tinydistilbert.api.outcomes import Label, Run, TaskColumns, TaskModel
 from tinydistilbert.api.run import OnLog, run, session
 from tinydistilbert.api.targets import targets
 from tinydistilbert.errors import MissedTarget, NonFiniteLoss, UserError
@@ -18,11 +18,11 @@ from tinydistilbert.recipe.names import task_name
 from tinydistilbert.recipe.schema import CustomTask, Recipe, recipe_hash
 from tinydistilbert.run_folder import RunFolder, run_of_task_model
 from tinydistilbert.storage import atomic
+from tinydistilbert.tasks.base import Kind
 from tinydistilbert.tasks.hash_split import scored_share
 from tinydistilbert.training.device import use_threads
 from tinydistilbert.training.launcher import refuse_several
 
-Kind = Literal["classification", "regression", "span", "multi-label", "token-classification"]
 SCORED_SHARE = "10%"
 """Share of the train examples to score on, if no others are given."""
 NAMELESS = "examples"
@@ -36,7 +36,7 @@ class TaskData:
 
     train: Any
     validation: Any
-    columns: Columns
+    columns: TaskColumns
     more: Mapping[str, Any]
     """Further keys of its section."""
     name: str
@@ -60,10 +60,10 @@ def task_data(
     Raises:
         UserError: the data is of an unsupported type.
     """
-    defaults = Columns(CustomTask().text, CustomTask().label)
+    defaults = TaskColumns(CustomTask().text, CustomTask().label)
     base = like.columns if like else defaults
     text_pair = text_pair or (base.text_pair if not text else "")
-    columns = Columns(
+    columns = TaskColumns(
         text or base.text, label or base.label, text_pair, kind if not like else base.kind,
         label_separator or base.label_separator,
     )  # fmt: skip

@@ -23,7 +23,7 @@ RESAMPLES = 1000
 
 Rounds = Sequence[Sequence[float]]
 """Seconds of each pair, by round."""
-Size = tuple[tuple[int, ...], ...]
+InputShapes = tuple[tuple[int, ...], ...]
 """The shape of each of the arrays of an input."""
 
 
@@ -69,7 +69,7 @@ def time_in_turns(
     begun = time.monotonic()
     names = list(timed)
     seconds: dict[str, list[list[float]]] = {name: [] for name in names}
-    sizes_met: dict[str, set[Size]] = {name: set() for name in names}
+    sizes_met: dict[str, set[InputShapes]] = {name: set() for name in names}
     for number, indices in enumerate(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
@@ -88,7 +88,7 @@ def time_in_turns(
     return seconds
 
 
-def _size(inputs: Mapping[str, Any]) -> Size:
+def _size(inputs: Mapping[str, Any]) -> InputShapes:
     return tuple(tuple(array.shape) for array in inputs.values())
 
 

@@ -40,15 +40,15 @@ Write = Callable[[list[Row], list[Row]], None]
 
 
 @dataclass
-class Source:
+class InputRows:
     """The rows of a file, and for Parquet the batches they were read from, whose types the answers keep."""
 
     rows: Iterator[Row]
-    batches: "Batches | None" = None
+    batches: "PendingBatches | None" = None
 
 
 @dataclass
-class Batches:
+class PendingBatches:
     """Batches of a Parquet file that were read and not yet written."""
 
     schema: Any
@@ -64,7 +64,7 @@ class Batches:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Source]:
+def opened(file: Path) -> Iterator[InputRows]:
     """Yield the rows of a file, which are read one by one while it is open.
 
     Raises:
@@ -79,18 +79,18 @@ def opened(file: Path) -> Iterator[Source]:
             return _lines(streams.enter_context(open_bytes(file)), file)
 
         if ending(file) == TEXT:
-            yield Source({"text": line.rstrip("\r\n")} for line in lines())
+            yield InputRows({"text": line.rstrip("\r\n")} for line in lines())
             return
         if ending(file) in LINES:
             rows = (_object(line, f"{file}:{number}") for number, line in enumerate(lines(), 1) if line.strip())
-            yield Source(rows)
+            yield InputRows(rows)
             return
         is_tsv = ending(file) == ".tsv"
         table = delimited.read(lines, str(file), is_tsv=is_tsv, quoting="auto", longest=LONGEST_FIELD)
-        yield Source(dict(zip(table.header, record, strict=True)) for _, record in table.records)
+        yield InputRows(dict(zip(table.header, record, strict=True)) for _, record in table.records)
 
 
-def _of_parquet(file: Path, streams: ExitStack) -> Source:
+def _of_parquet(file: Path, streams: ExitStack) -> InputRows:
     arrow, parquet = require("pyarrow", extra="train"), require("pyarrow.parquet", extra="train")
 
     def unreadable(error: Exception) -> UserError:
@@ -104,7 +104,7 @@ def _of_parquet(file: Path, streams: ExitStack) -> Source:
     names = content.schema_arrow.names
     if twins := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(str(file), problem=f"two columns are called {twins[0]!r}", fix="rename one of them")
-    batches = Batches(content.schema_arrow)
+    batches = PendingBatches(content.schema_arrow)
 
     def rows() -> Iterator[Row]:
         try:
@@ -115,7 +115,7 @@ def _of_parquet(file: Path, streams: ExitStack) -> Source:
         except (OSError, arrow.ArrowException, ValueError) as error:
             raise unreadable(error) from None
 
-    return Source(rows(), batches)
+    return InputRows(rows(), batches)
 
 
 def _lines(stream: IO[bytes], file: Path) -> Iterator[str]:
@@ -163,7 +163,7 @@ def _as_text(value: Any) -> str:
 
 
 @contextmanager
-def written(output: Path | None, names: Sequence[str], source: Source) -> Iterator[Write]:
+def written(output: Path | None, names: Sequence[str], source: InputRows) -> Iterator[Write]:
     """Yield what writes rows with answers: to standard output as JSON, or to a file that appears when complete."""
     if output is None:
         yield lambda rows, answers: print_lines(
@@ -215,7 +215,7 @@ def _to_table(stream: IO[str], output: Path, names: Sequence[str]) -> Iterator[W
 
 
 @contextmanager
-def _to_parquet(temporary: Path, output: Path, names: Sequence[str], batches: Batches | None) -> Iterator[Write]:
+def _to_parquet(temporary: Path, output: Path, names: Sequence[str], batches: PendingBatches | None) -> Iterator[Write]:
     """Write the same as Parquet, `ROW_GROUP` rows in memory at a time; rows from Parquet keep their types."""
     arrow, parquet = require("pyarrow", extra="train"), require("pyarrow.parquet", extra="train")
     if batches is not None:

@@ -27,7 +27,7 @@ LENGTH = 128
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptUnits:
     """The kept parts of each layer, numbered from 0 among its original ones."""
 
     heads: tuple[tuple[int, ...], ...]
@@ -76,7 +76,7 @@ def _parameters(layer: Parts) -> tuple[int, int]:
 def units_to_keep(
     model: PreTrainedModel, importance: Importance, *, keep: float | None = None, target_parameters: int | None = None,
     target_flops: float | None = None, length: int = LENGTH,
-) -> Kept:  # fmt: skip
+) -> KeptUnits:  # fmt: skip
     """Return what to keep within a target: the heads and neurons with the greatest importance for their cost.
 
     All layers compete with each other, and heads with neurons, after `_in_proportion` has made them comparable. Each
@@ -163,18 +163,18 @@ def _affordable(units: Sequence[_Unit], budget: float) -> list[_Unit]:
     return taken
 
 
-def _kept(units: Sequence[_Unit], depth: int) -> Kept:
+def _kept(units: Sequence[_Unit], depth: int) -> KeptUnits:
     members: dict[str, list[list[int]]] = {kind: [[] for _ in range(depth)] for kind in ("heads", "neurons")}
     for unit in units:
         members[unit.kind][unit.layer] += unit.members
     heads, neurons = (tuple(tuple(sorted(layer)) for layer in members[kind]) for kind in ("heads", "neurons"))
-    return Kept(heads, neurons)
+    return KeptUnits(heads, neurons)
 
 
 def prune(
     model: PreTrainedModel, importance: Importance, *, keep: float | None = None, target_parameters: int | None = None,
     target_flops: float | None = None, length: int = LENGTH,
-) -> Kept:  # fmt: skip
+) -> KeptUnits:  # fmt: skip
     """Remove from `model`, in place, what `units_to_keep` leaves out; return what is kept.
 
     Raises:

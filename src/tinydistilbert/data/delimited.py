@@ -13,7 +13,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.names import Quoting
 
-Lines = Callable[[], Iterator[str]]
+LineReader = Callable[[], Iterator[str]]
 """Each call reads the lines from the start, with their line breaks."""
 Numbered = Iterator[tuple[int, list[str]]]
 
@@ -64,7 +64,7 @@ class _File:
 
 
 def read(
-    lines: Lines, where: str, *, is_tsv: bool, quoting: Quoting, longest: int, switch: str = SWITCH,
+    lines: LineReader, where: str, *, is_tsv: bool, quoting: Quoting, longest: int, switch: str = SWITCH,
     numbers: Sequence[int] | None = None,
 ) -> Delimited:  # fmt: skip
     """Return the header and the records of a CSV or TSV file; empty lines between records are skipped and counted.
@@ -190,7 +190,7 @@ def _quoted(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str],
         yield file.at(begin), record, raw
 
 
-def _quoting_of_tsv(lines: Lines, file: _File) -> Quoting:
+def _quoting_of_tsv(lines: LineReader, file: _File) -> Quoting:
     """Return how to read quotes in a TSV file, with a notice if it has any: `none`, unless it is clearly quoted.
 
     It is clearly quoted in three cases: every name in the header is in quotes; or every line has the header's number of
@@ -228,14 +228,14 @@ def _quoting_of_tsv(lines: Lines, file: _File) -> Quoting:
     return "none"
 
 
-def _after(lines: Lines, skipped: int) -> Iterator[str]:
+def _after(lines: LineReader, skipped: int) -> Iterator[str]:
     stream = lines()
     for _ in range(skipped):
         next(stream, "")
     return stream
 
 
-def _reads_as_csv(lines: Lines, file: _File, width: int) -> bool:
+def _reads_as_csv(lines: LineReader, file: _File, width: int) -> bool:
     try:
         for _, record, _ in _quoted(_after(lines, file.skipped), file):
             if record and (len(record) != width or any(file.delimiter in cell and "\n" in cell for cell in record)):

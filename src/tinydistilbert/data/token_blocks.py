@@ -42,7 +42,7 @@ class SplitCounts:
 
 
 @dataclass
-class Progress:
+class SplitProgress:
     """The progress on a split, sufficient to resume from."""
 
     counts: SplitCounts = field(default_factory=SplitCounts)
@@ -55,7 +55,7 @@ class Progress:
 class Cutter(Protocol):
     """Makes blocks from tokenised documents."""
 
-    def __call__(self, done: TokenizedDocuments, progress: Progress) -> UInt32[np.ndarray, "blocks block_size"]:
+    def __call__(self, done: TokenizedDocuments, progress: SplitProgress) -> UInt32[np.ndarray, "blocks block_size"]:
         """Return the full blocks; put the remaining tokens into `progress.rest`, and count what is cut."""
         ...
 
@@ -104,12 +104,12 @@ def _shards(batches: Iterator[TokenizedDocuments]) -> Iterator[Iterator[Tokenize
         yield itertools.chain([first], itertools.islice(batches, BATCHES_OF_SHARD - 1))
 
 
-def _resumed(saved: Path, path: Path, block_size: int, dtype: np.dtype[Any]) -> tuple[Progress, RowFile]:
+def _resumed(saved: Path, path: Path, block_size: int, dtype: np.dtype[Any]) -> tuple[SplitProgress, RowFile]:
     """Return the progress of an earlier process and its file; a fresh start if there is none or it is damaged."""
     if saved.is_file():
         try:
             facts = atomic.read_json(saved)
-            progress = Progress(SplitCounts(**facts["counts"]), [int(i) for i in facts["rest"]], facts["sha256"])
+            progress = SplitProgress(SplitCounts(**facts["counts"]), [int(i) for i in facts["rest"]], facts["sha256"])
             rows = RowFile(path, (block_size,), dtype, kept=progress.counts.blocks)
         except (OSError, ValueError, LookupError, TypeError) as error:
             say(f"{path}: starting again, as the earlier part cannot be read: {error}")
@@ -120,7 +120,7 @@ def _resumed(saved: Path, path: Path, block_size: int, dtype: np.dtype[Any]) -> 
                 return progress, rows
             rows.__exit__(None, None, None)
             say(f"{path}: starting again, as the earlier blocks were changed or damaged")
-    return Progress(), RowFile(path, (block_size,), dtype)
+    return SplitProgress(), RowFile(path, (block_size,), dtype)
 
 
 def token_counts(path: Path, vocabulary: int) -> np.ndarray:
@@ -140,7 +140,7 @@ class Packed:
     cls_token_id: int
     sep_token_id: int
 
-    def __call__(self, done: TokenizedDocuments, progress: Progress) -> UInt32[np.ndarray, "blocks block_size"]:
+    def __call__(self, done: TokenizedDocuments, progress: SplitProgress) -> UInt32[np.ndarray, "blocks block_size"]:
         """Return the full blocks; empty documents add nothing to the stream."""
         length = self.block_size - 2
         ends = np.cumsum(done.lengths[done.lengths > 0])
@@ -163,7 +163,7 @@ class ByLine:
     sep_token_id: int
     pad_token_id: int
 
-    def __call__(self, done: TokenizedDocuments, progress: Progress) -> UInt32[np.ndarray, "blocks block_size"]:
+    def __call__(self, done: TokenizedDocuments, progress: SplitProgress) -> UInt32[np.ndarray, "blocks block_size"]:
         """Return one block per document."""
         blocks = np.full((len(done.lengths), self.block_size), self.pad_token_id, dtype=np.uint32)
         kept = np.minimum(done.lengths, self.block_size - 2)

@@ -18,7 +18,7 @@ LIBRARY, RUNTIME = "4.3.1", "1.31.0-dev.20260914-8d85527a0"
 CDN = "https://cdn.jsdelivr.net"
 SCRIPT, WASM = "transformers.min.js", ("ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 ASSETS, MODELS, SETTINGS = "assets", "models", "models.json"
-Example = str | Sequence[str]
+DemoInput = str | Sequence[str]
 EXAMPLES: dict[str, tuple[tuple[str, ...], ...]] = {
     "span": (("Who built the tower?", "The tower was built by Gustave Eiffel. It stands in Paris on the Seine."),),
     "token-classification": (("Ada Lovelace met Charles Babbage in London.",),),
@@ -28,7 +28,7 @@ OTHER_EXAMPLES = (("A fine place, well run.",), ("Nothing worked, and nobody cam
 
 
 def demo(
-    folders: str | Path | Sequence[str | Path], output: str | Path, *, examples: Sequence[Example] = (),
+    folders: str | Path | Sequence[str | Path], output: str | Path, *, examples: Sequence[DemoInput] = (),
     offline_assets: str | Path | None = None,
 ) -> Path:  # fmt: skip
     """Write a static folder that runs models side by side in the browser; it is also a ready Hugging Face Space.
@@ -81,7 +81,7 @@ def demo(
     return new
 
 
-def read_examples(file: Path) -> list[Example]:
+def read_examples(file: Path) -> list[DemoInput]:
     """Read the examples in a file: one text per line, or in JSON Lines a text or a list of two texts.
 
     Raises:
@@ -94,7 +94,7 @@ def read_examples(file: Path) -> list[Example]:
         raise UserError(str(file), problem=problem, fix="correct --examples") from None
     if file.suffix.lower() not in (".jsonl", ".ndjson"):
         return [line for line in lines if line.strip()]
-    examples: list[Example] = []
+    examples: list[DemoInput] = []
     for number, line in enumerate(lines, 1):
         try:
             value: Any = json.loads(line) if line.strip() else None
@@ -109,7 +109,7 @@ def read_examples(file: Path) -> list[Example]:
     return examples
 
 
-def _examples(given: Sequence[Example], model: Served) -> list[list[str]]:
+def _examples(given: Sequence[DemoInput], model: Served) -> list[list[str]]:
     """Return the examples, each as a list of one text or two.
 
     Raises:

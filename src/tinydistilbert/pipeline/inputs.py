@@ -63,7 +63,7 @@ _CHANGING = (LOG, MEASUREMENTS, TRAINING_FACTS, "schedule.json", made_from.FILE)
 
 
 @dataclass(frozen=True)
-class Source:
+class ExternalData:
     """Data from elsewhere."""
 
     name: str
@@ -85,7 +85,7 @@ class Inputs:
     run: "RunContext"
 
     @cached_property
-    def sources(self) -> dict[str, Source]:
+    def sources(self) -> dict[str, ExternalData]:
         """All data that the stages read from elsewhere, by name."""
         return {source.name: source for source in self._sources()}
 
@@ -105,7 +105,7 @@ class Inputs:
             self._fingerprints[name] = self._read(self.sources[name])
         return self._fingerprints[name]
 
-    def _read(self, source: Source) -> str:
+    def _read(self, source: ExternalData) -> str:
         before = run_record.kept_fingerprints(self.run.folder).get(source.name)
         may_be_gone = before is not None and not source.is_there and all(map(atomic.is_finished, source.readers))
         if may_be_gone and before is not None and source.is_published:
@@ -141,11 +141,11 @@ class Inputs:
         for name in self.sources:
             run_record.keep_fingerprint(self.run.folder, name, self.fingerprint(name))
 
-    def _sources(self) -> Iterator[Source]:
+    def _sources(self) -> Iterator[ExternalData]:
         run, recipe, folder = self.run, self.run.recipe, self.run.folder
         # Text on the hub is compared by `prepare`, which opens it anyway.
         if "prepare" in run.stages and not is_on_hub(recipe.corpus, recipe.data):
-            yield Source(CORPUS, lambda: open_source(recipe.corpus, recipe.data).fingerprint, True, ())
+            yield ExternalData(CORPUS, lambda: open_source(recipe.corpus, recipe.data).fingerprint, True, ())
         for name in run.task_names():
             yield from self._examples(run.tasks[name])
         if "compress" in run.stages:
@@ -156,17 +156,19 @@ class Inputs:
                     yield self._split(task, scored_split(recipe.finetune, task), (summary,))
             if recipe.compress.tasks and (path := recipe.compress.vocabulary) not in ("", "train"):
                 readers = tuple(folder.compressed(name).summary for name in recipe.compress.tasks)
-                yield Source(VOCABULARY, lambda: _fingerprint_of_texts(Path(path)), Path(path).exists(), readers)
+                yield ExternalData(VOCABULARY, lambda: _fingerprint_of_texts(Path(path)), Path(path).exists(), readers)
         if "finetune" in run.stages:
             for name in run.task_names():
                 yield from self._unlabelled(name)
             if labels := recipe.finetune.distillation.soft_labels:
                 distilled = tuple(job.model(folder) for job in run.jobs if job.is_second_distillation)
-                yield Source(SOFT_LABELS, lambda: files.fingerprint([Path(labels)]), Path(labels).exists(), distilled)
+                yield ExternalData(
+                    SOFT_LABELS, lambda: files.fingerprint([Path(labels)]), Path(labels).exists(), distilled
+                )
         if "benchmark" in run.stages and requested_examples(recipe) is not None:
-            yield Source(PAIRS, lambda: _fingerprint_of_pairs(recipe), True, (folder.benchmark,))
+            yield ExternalData(PAIRS, lambda: _fingerprint_of_pairs(recipe), True, (folder.benchmark,))
 
-    def _unlabelled(self, task: str) -> Iterator[Source]:
+    def _unlabelled(self, task: str) -> Iterator[ExternalData]:
         """The texts without labels that the second distillations of a task read."""
         run, recipe = self.run, self.run.recipe
         distilled = tuple(j.model(run.folder) for j in run.jobs if j.task == task and j.is_second_distillation)
@@ -182,9 +184,9 @@ class Inputs:
             examples = further_texts(recipe, recipe_examples(recipe, run.tasks[task], run.tasks[task].train).task)
             return examples.fingerprint if examples is not None else ""
 
-        yield Source(source, read, all(path.exists() for path in named), distilled)
+        yield ExternalData(source, read, all(path.exists() for path in named), distilled)
 
-    def _examples(self, task: Task) -> Iterator[Source]:
+    def _examples(self, task: Task) -> Iterator[ExternalData]:
         """The splits that a task's models are trained on, chosen by and scored on."""
         run, folder = self.run, self.run.folder
         of_task = [job for job in run.jobs if job.task == task.name]
@@ -218,7 +220,7 @@ class Inputs:
     def _shared(self) -> dict[str, dict[str, int]]:
         return {}
 
-    def _split(self, task: Task, split: str, readers: tuple[Path, ...]) -> Source:
+    def _split(self, task: Task, split: str, readers: tuple[Path, ...]) -> ExternalData:
         recipe = self.run.recipe
         settings = recipe.finetune.settings(task.name)
         of_file = task.train if split in (HELD_OUT, WHOLE) else split
@@ -231,7 +233,7 @@ class Inputs:
 
         is_there = task.is_made or file_of(task, of_file, recipe.data) is not None
         is_published = not task.files and is_fetched(task, of_file, recipe.data)
-        return Source(f"{task.name} {split}", read, is_there, readers, is_published)
+        return ExternalData(f"{task.name} {split}", read, is_there, readers, is_published)
 
     def of_stage(
         self, stage: str, *, data: tuple[str, ...] = (), models: tuple[str | Path, ...] = (),

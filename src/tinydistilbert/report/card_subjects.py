@@ -43,7 +43,7 @@ class RunFacts:
         return tasks_of(self.recipe.finetune)
 
     @cached_property
-    def scores(self) -> scores.Scores:
+    def scores(self) -> scores.ScoresByRow:
         """All scores."""
         return scores.collect(self.measurements)
 
@@ -59,7 +59,7 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
-class Subject:
+class CardSubject:
     """The model that a card is about."""
 
     folder: Path
@@ -75,7 +75,7 @@ class Subject:
     """For an export, why the scores are not of this very folder; empty if they are."""
 
 
-def fine_tuned(facts: RunFacts) -> list[Subject]:
+def fine_tuned(facts: RunFacts) -> list[CardSubject]:
     """Return the task models of a run whose weights are there."""
     subjects = []
     for folder in facts.folder.all_task_models():
@@ -90,11 +90,11 @@ def fine_tuned(facts: RunFacts) -> list[Subject]:
         latest = {(m.split, m.metric): m for m in measured}
         title = f"{facts.recipe.name}: {task.title}, {row_title(row)}, seed {seed}"
         speed = _speed_of_row(facts, task, row, seed)
-        subjects.append(Subject(folder, title, task, row, _ordered(task, latest.values()), speed))
+        subjects.append(CardSubject(folder, title, task, row, _ordered(task, latest.values()), speed))
     return subjects
 
 
-def chosen(facts: RunFacts) -> list[Subject]:
+def chosen(facts: RunFacts) -> list[CardSubject]:
     """Return the variants that the run's compressions chose."""
     subjects = []
     for name, compressed in facts.compressed.items():
@@ -106,7 +106,7 @@ def chosen(facts: RunFacts) -> list[Subject]:
         form = f"compressed: {escaped(score.model)}{note}, of the row {escaped(row_title(compressed.row))}"
         title = f"{facts.recipe.name}: {compressed.task.title}, compressed"
         speed = (_timed(timed), f"{size.value / 1e6:.1f} MB; {size.details['parameters'] / 1e6:.1f} M weights")
-        subjects.append(Subject(folder, title, compressed.task, compressed.row, (score,), speed, form))
+        subjects.append(CardSubject(folder, title, compressed.task, compressed.row, (score,), speed, form))
     return subjects
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.labels import name_points
-from tinydistilbert.report.scores import TITLES, Scores
+from tinydistilbert.report.scores import TITLES, ScoresByRow
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.glue import TABLE as GLUE
 
@@ -117,7 +117,7 @@ def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
         return to_svg(figure, title)
 
 
-def task_scores(run_scores: Scores, tasks: Sequence[Task]) -> str | None:
+def task_scores(run_scores: ScoresByRow, tasks: Sequence[Task]) -> str | None:
     """Draw a line per task with a mark for every measured row and the majority baseline; None without scores."""
     tasks = scores.tasks_scored(run_scores, tasks)
     if not tasks:
@@ -282,7 +282,7 @@ def best_so_far(trials: Sequence[tuple[int, float]], unit: str, *, highest: bool
         return to_svg(figure, "Each trial, and the best so far")
 
 
-def _majority(run_scores: Scores, task: Task) -> float | None:
+def _majority(run_scores: ScoresByRow, task: Task) -> float | None:
     known = [score.majority for model in TITLES if (score := scores.of_task(run_scores, model, task)) is not None]
     return next((value for value in known if value is not None), None)
 

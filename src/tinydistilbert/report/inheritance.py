@@ -35,7 +35,7 @@ DATA_LICENCES = {
 
 
 @dataclass(frozen=True)
-class Source:
+class Ancestor:
     """A model or data that a model was made from."""
 
     role: str
@@ -52,12 +52,12 @@ class Source:
         return f"- {self.role}: {self.shown}; {stated}."
 
 
-def model_source(role: str, name: str, hub_name: str | None) -> Source:
+def model_source(role: str, name: str, hub_name: str | None) -> Ancestor:
     """Return the source for a model named in a recipe; for a folder, the licence in its card counts, if any."""
     if hub_name is None:
         shown = f"{code(Path(name).name)}, a folder on the machine that made it"
-        return Source(role, shown, _licence_in(Path(name)))
-    return Source(role, code(hub_name), LICENCES.get(hub_name.partition("@")[0]))
+        return Ancestor(role, shown, _licence_in(Path(name)))
+    return Ancestor(role, code(hub_name), LICENCES.get(hub_name.partition("@")[0]))
 
 
 def _licence_in(folder: Path) -> str | None:
@@ -69,23 +69,23 @@ def _licence_in(folder: Path) -> str | None:
     return str(licence) if licence and licence != UNKNOWN else None
 
 
-def task_source(task: Task, files: list[str]) -> Source:
+def task_source(task: Task, files: list[str]) -> Ancestor:
     """Return the source for the examples of a task."""
     role = "Examples"
     if task.is_synthetic:
-        return Source(role, "made from the text above", "that of the text")
+        return Ancestor(role, "made from the text above", "that of the text")
     if task.is_made:
-        return Source(role, "made from the documentation of Python’s library", "that of Python, PSF-2.0")
+        return Ancestor(role, "made from the documentation of Python’s library", "that of Python, PSF-2.0")
     if task.hub[0]:
         name = " ".join(filter(None, task.hub))
-        return Source(role, code(name), DATA_LICENCES.get(task.hub[0]))
-    return Source(role, ", ".join(map(code, files)) or "data of its maker", None)
+        return Ancestor(role, code(name), DATA_LICENCES.get(task.hub[0]))
+    return Ancestor(role, ", ".join(map(code, files)) or "data of its maker", None)
 
 
-def text_source(source: str, hub_name: str | None) -> Source:
+def text_source(source: str, hub_name: str | None) -> Ancestor:
     """Return the source for the text of a pretraining distillation."""
     if source.partition(":")[0] == PYTHON_DOCS:
-        return Source("Text", "the documentation of Python’s library", "that of Python, PSF-2.0")
+        return Ancestor("Text", "the documentation of Python’s library", "that of Python, PSF-2.0")
     if hub_name is not None:
-        return Source("Text", code(hub_name), DATA_LICENCES.get(hub_name))
-    return Source("Text", code(Path(source.partition(":")[0]).name), None)
+        return Ancestor("Text", code(hub_name), DATA_LICENCES.get(hub_name))
+    return Ancestor("Text", code(Path(source.partition(":")[0]).name), None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tinydistilbert.report import scores
 from tinydistilbert.report.differences import row_differences
-from tinydistilbert.report.scores import HIGHER, MAJORITY, TEACHER, Scores
+from tinydistilbert.report.scores import HIGHER, MAJORITY, TEACHER, ScoresByRow
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks.base import Task
 
@@ -88,7 +88,9 @@ class Kept:
         return f"the teacher does not beat the majority baseline beyond chance on {several}{where}"
 
 
-def kept_on(all_scores: Scores, row: str, task: Task, above: TeacherAboveMajority, metric: str = "") -> float | None:
+def kept_on(
+    all_scores: ScoresByRow, row: str, task: Task, above: TeacherAboveMajority, metric: str = ""
+) -> float | None:
     """Return what a row keeps on one task, by the headline or another metric; None where the teacher may be chance."""
     if task.name not in above.beyond:
         return None
@@ -98,7 +100,7 @@ def kept_on(all_scores: Scores, row: str, task: Task, above: TeacherAboveMajorit
     return kept_share(student.value, teacher.value, teacher.majority)
 
 
-def kept_over(all_scores: Scores, row: str, tasks: Sequence[Task], above: TeacherAboveMajority) -> Kept:
+def kept_over(all_scores: ScoresByRow, row: str, tasks: Sequence[Task], above: TeacherAboveMajority) -> Kept:
     """Return what a row keeps over the tasks that teacher and row were scored on: per task, then averaged."""
     by_task = {task: kept_on(all_scores, row, task, above) for task in tasks}
     known = {task: share for task, share in by_task.items() if share is not None}

@@ -17,7 +17,7 @@ from tinydistilbert.report.kept import (
     teacher_above_majority,
 )
 from tinydistilbert.report.read import read_run
-from tinydistilbert.report.scores import ROWS, TEACHER, TITLES, Score, Scores, metric_title
+from tinydistilbert.report.scores import ROWS, TEACHER, TITLES, Score, ScoresByRow, metric_title
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, as_printed, points
 from tinydistilbert.results import Measurement
@@ -33,7 +33,7 @@ PRETRAINING = {
 
 
 @dataclass(frozen=True)
-class Column:
+class MetricColumn:
     """A metric of a task as a column."""
 
     title: str
@@ -71,7 +71,7 @@ def score_cell(score: Score | None) -> Cell:
     return Cell(points(score.value), score.marks, detail)
 
 
-def _footnotes(used: Sequence[tuple[str, Column, Score]]) -> list[str]:
+def _footnotes(used: Sequence[tuple[str, MetricColumn, Score]]) -> list[str]:
     """Return one sentence per mark, with the counts and the warnings behind it."""
     titled = [(f"{TITLES[model]}, {column.task.title}", column.task.title, score) for model, column, score in used]
     notes = scores.notes_on_marks(titled) + scores.note_on_lengths((title, score.middle) for _, title, score in titled)
@@ -88,7 +88,11 @@ def _footnotes(used: Sequence[tuple[str, Column, Score]]) -> list[str]:
 
 
 def _kept_row(
-    all_scores: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column], above: TeacherAboveMajority
+    all_scores: ScoresByRow,
+    model: str,
+    means: Sequence[Mean],
+    columns: Sequence[MetricColumn],
+    above: TeacherAboveMajority,
 ) -> TableRow:
     """Return what a row keeps of the teacher above the majority baseline, with the raw share in small."""
     cells = []
@@ -114,7 +118,7 @@ def _share_cell(kept: float | None, raw: float | None, some: str = "") -> Cell:
 
 
 def _kept_notes(
-    all_scores: Scores, tasks: Sequence[Task], above: TeacherAboveMajority, models: Sequence[str]
+    all_scores: ScoresByRow, tasks: Sequence[Task], above: TeacherAboveMajority, models: Sequence[str]
 ) -> list[str]:
     """Explain "kept", and list the tasks on which there is nothing to keep."""
     if TEACHER not in models or len(models) < 2:
@@ -139,13 +143,15 @@ def _kept_notes(
     return notes
 
 
-def _published_row(model: str, means: Sequence[Mean], columns: Sequence[Column]) -> TableRow:
+def _published_row(model: str, means: Sequence[Mean], columns: Sequence[MetricColumn]) -> TableRow:
     averages = [Cell(_one_decimal(mean.published(model))) for mean in means]
     cells = [Cell(as_printed(c.published(model)), MARK_REPLACED * (model in c.task.corrected)) for c in columns]
     return TableRow("published", (Cell(model), *averages, *cells))
 
 
-def _measured_row(all_scores: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column]) -> TableRow:
+def _measured_row(
+    all_scores: ScoresByRow, model: str, means: Sequence[Mean], columns: Sequence[MetricColumn]
+) -> TableRow:
     """Return a measured row; a mean has the marks of every score in it."""
     averages = []
     for mean in means:
@@ -158,7 +164,7 @@ def _measured_row(all_scores: Scores, model: str, means: Sequence[Mean], columns
 
 
 def _majority_row(
-    used: Sequence[tuple[str, Column, Score]], means: Sequence[Mean], columns: Sequence[Column]
+    used: Sequence[tuple[str, MetricColumn, Score]], means: Sequence[Mean], columns: Sequence[MetricColumn]
 ) -> TableRow:
     majority = {(c.task.name, c.metric): s.majority for _, c, s in used if s.majority is not None}
     values: list[float | None] = []
@@ -170,9 +176,9 @@ def _majority_row(
 
 
 def _score_rows(
-    all_scores: Scores,
+    all_scores: ScoresByRow,
     means: Sequence[Mean],
-    columns: Sequence[Column],
+    columns: Sequence[MetricColumn],
     published_models: Sequence[str],
     above: TeacherAboveMajority,
 ) -> tuple[tuple[TableRow, ...], list[str]]:
@@ -195,7 +201,7 @@ def _score_rows(
     return tuple(body), [*_footnotes(used), *_kept_notes(all_scores, tasks, above, models)]
 
 
-def _shared_tasks(all_scores: Scores, tasks: Sequence[Task]) -> tuple[Task, ...]:
+def _shared_tasks(all_scores: ScoresByRow, tasks: Sequence[Task]) -> tuple[Task, ...]:
     """Return the tasks over which rows can be compared: those of both teacher and student (or whoever was scored)."""
     present = [model for model in ROWS if scores.tasks_scored(all_scores, tasks, [model])] or [""]
     pair = [model for model in present if model in (TEACHER, "student")] or present[:1]
@@ -220,7 +226,7 @@ def _means(table: ScoreTable, tasks: tuple[Task, ...], shared: tuple[Task, ...])
     return means
 
 
-def _notes_on_answers(all_scores: Scores, members: Sequence[Task]) -> list[str]:
+def _notes_on_answers(all_scores: ScoresByRow, members: Sequence[Task]) -> list[str]:
     """Return notes on answers: of several labels, of span tasks, and of questions with and without an answer."""
     notes: dict[str, None] = {}
     for task in (task for task in members if task.kind == "multi-label"):
@@ -269,7 +275,9 @@ def score_table(table: ScoreTable, measurements: Sequence[Measurement], tasks: M
     all_scores = scores.collect(measurements)
     scored = scores.tasks_scored(all_scores, members)
     columns = [
-        Column(f"{task.title}, {metric_title(task, metric)}" if table.metrics_in_headings else task.title, task, metric)
+        MetricColumn(
+            f"{task.title}, {metric_title(task, metric)}" if table.metrics_in_headings else task.title, task, metric
+        )
         for task in members
         if task in scored or task.published
         for metric in task.table_metrics

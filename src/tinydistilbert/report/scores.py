@@ -131,11 +131,11 @@ class Score:
         return marks + WARNING * bool(self.warnings)
 
 
-Scores = Mapping[tuple[str, str, str, str], Score]
+ScoresByRow = Mapping[tuple[str, str, str, str], Score]
 """Scores by model, task, split and metric."""
 
 
-def collect(measurements: Iterable[Measurement]) -> Scores:
+def collect(measurements: Iterable[Measurement]) -> ScoresByRow:
     """Group task and pretraining measurements over seeds; of a number measured again, the last one counts.
 
     Comparisons of rows are not scores: those with a cheap baseline are added to the scores that do not beat it.
@@ -166,7 +166,7 @@ def _unbeaten(difference: Measurement) -> Unbeaten | None:
     return Unbeaten(row_title(details["against"]), by)
 
 
-def of_task(scores: Scores, model: str, task: Task, metric: str = "") -> Score | None:
+def of_task(scores: ScoresByRow, model: str, task: Task, metric: str = "") -> Score | None:
     """Return a model's score on the first evaluation split of a task, by the headline metric or another one.
 
     If the recipe scores on what it held out of the train split, return that score, with a mark.
@@ -175,14 +175,14 @@ def of_task(scores: Scores, model: str, task: Task, metric: str = "") -> Score |
     return next((s for split in splits if (s := scores.get((model, task.name, split, metric or task.headline)))), None)
 
 
-def tasks_scored(scores: Scores, tasks: Sequence[Task], models: Sequence[str] = ()) -> tuple[Task, ...]:
+def tasks_scored(scores: ScoresByRow, tasks: Sequence[Task], models: Sequence[str] = ()) -> tuple[Task, ...]:
     """Return the tasks on which each of `models` has a headline score; without models, on which any row has one."""
     if models:
         return tuple(task for task in tasks if all(of_task(scores, model, task) for model in models))
     return tuple(task for task in tasks if any(of_task(scores, model, task) for model in ROWS))
 
 
-def mean(scores: Scores, model: str, tasks: Sequence[Task]) -> float | None:
+def mean(scores: ScoresByRow, model: str, tasks: Sequence[Task]) -> float | None:
     """Return the plain mean of the headline scores over `tasks`; None if one of them is missing."""
     values = [score.value for task in tasks if (score := of_task(scores, model, task))]
     return statistics.fmean(values) if values and len(values) == len(tasks) else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tinydistilbert.report import compression, scores
 from tinydistilbert.report.differences import RowDifference, row_differences
 from tinydistilbert.report.kept import Kept, kept_over, teacher_above_majority
-from tinydistilbert.report.scores import HIGHER, LOWER, TEACHER, WARNING, Scores
+from tinydistilbert.report.scores import HIGHER, LOWER, TEACHER, WARNING, ScoresByRow
 from tinydistilbert.report.speed import measured_seconds
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS, tables_of
@@ -42,7 +42,7 @@ class Summary:
     """The tasks that were compared, for a sentence."""
 
 
-def _basis(run_scores: Scores, tasks: Mapping[str, Task], models: Sequence[str]) -> tuple[tuple[Task, ...], str]:
+def _basis(run_scores: ScoresByRow, tasks: Mapping[str, Task], models: Sequence[str]) -> tuple[tuple[Task, ...], str]:
     """Return where models are compared: the scored tasks of the first table that has any."""
     for table, members in tables_of(tasks).items():
         shared = scores.tasks_scored(run_scores, members, models)
@@ -52,7 +52,7 @@ def _basis(run_scores: Scores, tasks: Mapping[str, Task], models: Sequence[str])
     return (), ""
 
 
-def _subject(run_scores: Scores, tasks: Mapping[str, Task]) -> str:
+def _subject(run_scores: ScoresByRow, tasks: Mapping[str, Task]) -> str:
     scored = (model for model in SUBJECTS if scores.tasks_scored(run_scores, list(tasks.values()), [model]))
     return next(scored, "student")
 
@@ -141,7 +141,7 @@ def _counted(kept: Kept, basis: str) -> str:
 
 
 def _sure_of_scores(
-    run_scores: Scores, tasks: Sequence[Task], subject: str, tests: Mapping[str, RowDifference]
+    run_scores: ScoresByRow, tasks: Sequence[Task], subject: str, tests: Mapping[str, RowDifference]
 ) -> list[str]:
     pairs = [
         (task.title, scores.of_task(run_scores, TEACHER, task), student)

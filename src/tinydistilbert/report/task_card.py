@@ -16,9 +16,9 @@ from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.report import card_text, scores
 from tinydistilbert.report.card import CORPORA, MODELS, hub_name, shown_name
-from tinydistilbert.report.card_subjects import RunFacts, Subject, chosen, fine_tuned
+from tinydistilbert.report.card_subjects import CardSubject, RunFacts, chosen, fine_tuned
 from tinydistilbert.report.card_text import code, escaped
-from tinydistilbert.report.inheritance import UNKNOWN, Source, model_source, task_source, text_source
+from tinydistilbert.report.inheritance import UNKNOWN, Ancestor, model_source, task_source, text_source
 from tinydistilbert.report.kept import kept_share, raw_share
 from tinydistilbert.report.scores import TEACHER, WARNING, metric_title
 from tinydistilbert.report.table import NOTHING, points
@@ -75,7 +75,7 @@ def write_export_card(source: Path, output: Path) -> Path:
     return card_text.write(output, _bare_card(source, output, form))
 
 
-def task_card(facts: RunFacts, subject: Subject) -> str:
+def task_card(facts: RunFacts, subject: CardSubject) -> str:
     """Return the text of `README.md`."""
     recipe, task = facts.recipe, subject.task
     sources = _sources(facts, subject)
@@ -109,7 +109,7 @@ def task_card(facts: RunFacts, subject: Subject) -> str:
     return card_text.card(data, "\n".join(parts))
 
 
-def verdict(facts: RunFacts, subject: Subject) -> str:
+def verdict(facts: RunFacts, subject: CardSubject) -> str:
     """Say in a sentence what it keeps of its teacher above the majority (docs/decisions/0027-kept.md)."""
     task = subject.task
     if not subject.measured or subject.measured[0].metric != task.headline:
@@ -132,7 +132,7 @@ def verdict(facts: RunFacts, subject: Subject) -> str:
     return f"{keeps}{in_small}: {scored}, the teacher {points(teacher.value)}{against}."
 
 
-def _results(facts: RunFacts, subject: Subject) -> list[str]:
+def _results(facts: RunFacts, subject: CardSubject) -> list[str]:
     if not subject.measured:
         return ["Nothing was measured on this model yet."]
     rows = []
@@ -154,7 +154,7 @@ def _results(facts: RunFacts, subject: Subject) -> list[str]:
     return [card_text.table(columns, rows), f"Intervals: bootstrap over the examples. {kept}"]
 
 
-def _eval_results(subject: Subject) -> list[EvalResult]:
+def _eval_results(subject: CardSubject) -> list[EvalResult]:
     """Return the results for `model-index`; scores of another form of the model are not its own."""
     task = subject.task
     return [
@@ -173,7 +173,7 @@ def _interval(m: Measurement) -> str:
     return " (95 % interval {:.4f} to {:.4f})".format(*low_high) if low_high else ""
 
 
-def _how(facts: RunFacts, subject: Subject) -> list[str]:
+def _how(facts: RunFacts, subject: CardSubject) -> list[str]:
     recipe = facts.recipe
     distilled, training = recipe.finetune.distillation, training_facts(subject.folder)
     start = shown_name(recipe.finetune.model or recipe.teacher.model)
@@ -195,7 +195,7 @@ def _how(facts: RunFacts, subject: Subject) -> list[str]:
     return [*lines, f"- Made with tinydistilbert {__version__}."]
 
 
-def _limits(subject: Subject) -> list[str]:
+def _limits(subject: CardSubject) -> list[str]:
     length = exported_facts(subject.folder).get(MAX_LENGTH) or training_facts(subject.folder).get(MAX_LENGTH)
     lines = [f"- It reads the first {length} tokens of a text; what follows is cut."] if length else []
     warnings = dict.fromkeys(warning for m in subject.measured for warning in m.details.get("warnings", ()))
@@ -209,7 +209,7 @@ def _limits(subject: Subject) -> list[str]:
     ]  # fmt: skip
 
 
-def _sources(facts: RunFacts, subject: Subject) -> list[Source]:
+def _sources(facts: RunFacts, subject: CardSubject) -> list[Ancestor]:
     recipe, task = facts.recipe, subject.task
     name = recipe.finetune.model or recipe.teacher.model
     sources = [model_source("Weights", name, hub_name(name, MODELS))]

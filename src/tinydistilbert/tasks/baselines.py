@@ -83,7 +83,7 @@ def fit(name: str, train: Examples, vectors: Vectors) -> CheapModel:
         train: the examples.
         vectors: the result of `tf_idf` or `static_embeddings` for the same examples.
     """
-    features = Features(vectors, train, standardise=name == STATIC_EMBEDDINGS)
+    features = Vectorizer(vectors, train, standardise=name == STATIC_EMBEDDINGS)
     inputs, labels = features(train), np.array(train.columns["label"])
     times = inputs.shape[1] if name == STATIC_EMBEDDINGS else 1
     if train.task.kind == "regression":
@@ -152,7 +152,7 @@ def _several(features: Callable[[Examples], Any], inputs: Any, train: Examples, 
     return CheapModel(features, head, (), labels.shape[1], head.converged, thresholds)
 
 
-class Features:
+class Vectorizer:
     """Turns examples into the inputs of the linear model."""
 
     def __init__(self, vectors: Vectors, train: Examples, *, standardise: bool) -> None:

@@ -140,7 +140,7 @@ def _delimited(path: Path, quoting: Quoting, *, is_tsv: bool) -> Rows:
 
 
 def _records(
-    lines: delimited.Lines, path: Path, quoting: Quoting, *, is_tsv: bool, among: Sequence[int] | None = None
+    lines: delimited.LineReader, path: Path, quoting: Quoting, *, is_tsv: bool, among: Sequence[int] | None = None
 ) -> Rows:
     """Return the rows of a file, of whose lines only those with the numbers `among` may be given."""
     parsed = delimited.read(lines, str(path), is_tsv=is_tsv, quoting=quoting, longest=LONGEST_FIELD, numbers=among)

@@ -57,7 +57,7 @@ def warn_of_sample(path: Path, rows: int, total: int) -> None:
 
 
 @dataclass(frozen=True)
-class Lines:
+class FileLines:
     """Some lines of a file, with their line ends, including the first line."""
 
     lines: list[bytes]
@@ -71,7 +71,7 @@ class Lines:
         return round(sampled * self.total / max(len(self.lines), 1))
 
 
-def lines_of(path: Path, *, are_quoted: bool) -> Lines:
+def lines_of(path: Path, *, are_quoted: bool) -> FileLines:
     """Return a sample of lines of a file, beginning at record boundaries.
 
     Args:
@@ -93,7 +93,7 @@ def lines_of(path: Path, *, are_quoted: bool) -> Lines:
                 taken.append(line)
                 numbers.append(place.line)
         place.go_to(size)
-    return Lines(taken, numbers, place.line)
+    return FileLines(taken, numbers, place.line)
 
 
 def _parts(stream: IO[bytes]) -> Iterator[bytes]:

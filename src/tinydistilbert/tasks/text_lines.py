@@ -79,7 +79,7 @@ def split_lines(text: str) -> Iterator[str]:
         begin = end
 
 
-def sampled_lines(path: Path, sample: samples.Lines) -> Iterator[str]:
+def sampled_lines(path: Path, sample: samples.FileLines) -> Iterator[str]:
     """Yield the text of each line of a file's sample."""
     numbered = zip(sample.lines, sample.numbers, strict=True)
     return (_decoded(line, path, number - 1) for line, number in numbered)

@@ -24,7 +24,7 @@ FEW_TEXTS = 32
 
 
 @dataclass(frozen=True)
-class Inputs:
+class InputArrays:
     """The concatenated inputs of consecutive examples."""
 
     ids: NDArray[Any]
@@ -36,17 +36,17 @@ class Inputs:
     """Number of tokens cut from each example because it is too long."""
 
 
-Encoder: TypeAlias = Callable[[Sequence[str], Sequence[str] | None], Inputs]
+Encoder: TypeAlias = Callable[[Sequence[str], Sequence[str] | None], InputArrays]
 """Makes inputs from texts, or from the first and second texts of pairs."""
 
 
-def joined_inputs(parts: Sequence[Inputs]) -> Inputs:
+def joined_inputs(parts: Sequence[InputArrays]) -> InputArrays:
     """Return the inputs of all parts, of which there must be at least one."""
     if len(parts) == 1:
         return parts[0]
     ids, types = np.concatenate([part.ids for part in parts]), np.concatenate([part.types for part in parts])
     lengths, lost = (np.concatenate([getattr(part, name) for part in parts]) for name in ("lengths", "lost"))
-    return Inputs(ids, types, lengths, lost)
+    return InputArrays(ids, types, lengths, lost)
 
 
 def encoder_of(tokenizer: FastTokenizer, max_length: int) -> Encoder:
@@ -80,7 +80,7 @@ def _special_tokens(backend: Tokenizer) -> tuple[int, int] | None:
 def _by_words(
     tokens_of: WordTokens, ends: tuple[int, int], max_length: int, whole: Encoder, texts: Sequence[str],
     pairs: Sequence[str] | None,
-) -> Inputs:  # fmt: skip
+) -> InputArrays:  # fmt: skip
     """Encode like `_Whole`, from the tokens of the distinct words."""
     if len(texts) < FEW_TEXTS:
         return whole(texts, pairs)
@@ -98,11 +98,11 @@ def _by_words(
     types = np.repeat(np.tile(np.arange(of_texts.shape[1], dtype=np.int8), len(texts)), of_texts.ravel())
     long = np.flatnonzero(lengths > max_length).tolist()
     if not long:
-        return Inputs(ids, types, lengths, np.zeros_like(lengths))
+        return InputArrays(ids, types, lengths, np.zeros_like(lengths))
     shortened = whole([texts[row] for row in long], [pairs[row] for row in long] if pairs else None)
     kept = lengths.copy()
     kept[long] = shortened.lengths
-    return Inputs(
+    return InputArrays(
         _exchanged(ids, lengths, long, shortened.ids, shortened.lengths),
         _exchanged(types, lengths, long, shortened.types, shortened.lengths), kept, lengths - kept,
     )  # fmt: skip
@@ -141,7 +141,7 @@ class _Whole:
     def __init__(self, tokenizer: FastTokenizer, max_length: int) -> None:
         self._tokenizer, self._max_length = tokenizer, max_length
 
-    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Inputs:
+    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None) -> InputArrays:
         """See `Encoder`."""
         encodings = self._encoded(texts, pairs, cut=False)
         whole = np.fromiter(map(len, encodings), np.int64, len(encodings))
@@ -154,7 +154,7 @@ class _Whole:
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         rows: list[Any] = [one.ids for one in encodings]
         ids = np.concatenate(rows) if isinstance(rows[0], np.ndarray) else _joined(rows, np.int32)
-        return Inputs(ids, _joined([one.type_ids for one in encodings], np.int8), lengths, whole - lengths)
+        return InputArrays(ids, _joined([one.type_ids for one in encodings], np.int8), lengths, whole - lengths)
 
     def _encoded(self, texts: Sequence[str], pairs: Sequence[str] | None, *, cut: bool) -> "list[Encoding | _Called]":
         if _only_by_call(self._tokenizer):

@@ -29,7 +29,7 @@ from tinydistilbert.models.elmo.tokenizer import ElmoTokenizer, elmo_tokenizer
 
 
 @dataclass(frozen=True)
-class Texts:
+class SingleTexts:
     """The single texts in a batch of texts and pairs; the two texts of a pair are read separately."""
 
     lengths: Int64[Tensor, " texts"]
@@ -41,7 +41,7 @@ class Texts:
     """False after the end of a text."""
 
     @classmethod
-    def of(cls, members: Bool[Tensor, "batch two length"]) -> "Texts":
+    def of(cls, members: Bool[Tensor, "batch two length"]) -> "SingleTexts":
         """Return the texts from the masks of first and second texts; the words of a text are contiguous."""
         lengths = members.sum(-1)
         has_words = lengths > 0
@@ -133,7 +133,7 @@ class ElmoModel(ElmoPreTrainedModel):
             attention_mask: 1 = word, 0 = padding.
             token_type_ids: 0 = first text, 1 = second text, which follows the first.
         """
-        texts = Texts.of(members(input_ids, attention_mask, token_type_ids))
+        texts = SingleTexts.of(members(input_ids, attention_mask, token_type_ids))
         with torch.no_grad() if self.config.freeze_encoder else nullcontext():
             layers = self.bilm(texts.out_of(input_ids), texts.lengths)
         words = self.sentences(self.dropout(self.mix(layers)), texts.lengths)
@@ -162,7 +162,7 @@ class PairReader(nn.Module):
             hidden = torch.cat([hidden, scores.softmax(-1).masked_fill(~others, 0.0) @ hidden], dim=-1)
         if self.reader is None:
             return hidden
-        texts = Texts.of(members)
+        texts = SingleTexts.of(members)
         words = self.reader(texts.out_of(self.dropout(hidden)), texts.lengths)
         return texts.back_into(hidden, self.dropout(words))
 
