@@ -196,7 +196,8 @@ def _predict_arguments(parser: Parser, given: Sequence[str], everything: bool) -
     parser.add_argument("--text", action=Once, convert=str, metavar="COLUMN", dest="text_column", help=text)
     text = "for a file: column of the second texts"
     parser.add_argument("--text-pair", action=Once, convert=str, metavar="COLUMN", dest="pair_column", help=text)
-    _output(parser, "for a file: new .csv, .tsv, .jsonl or .parquet with its rows and answers (default: JSON lines)")
+    text = "for a file: new .csv, .tsv, .jsonl or .parquet with its rows and answers (default: JSON lines)"
+    parser.add_argument("--output", action=Once, metavar="FILE", help=text)
     text = "for question answering: give no answer if “no answer” scores higher than the best one by more than X"
     parser.add_argument(
         "--null-threshold", action=Once, convert=_finite, metavar="X",
