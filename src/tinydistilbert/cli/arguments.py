@@ -64,8 +64,8 @@ class Command:
     fill: Callable[[Parser, Sequence[str], bool], None]
 
 
-def _output(group: Any, text: str, *, required: bool = False) -> None:
-    group.add_argument("--output", action=Once, metavar="FOLDER", help=text, required=required)
+def _output(group: Any, text: str, *, required: bool = False, metavar: str = "FOLDER") -> None:
+    group.add_argument("--output", action=Once, metavar=metavar, help=text, required=required)
 
 
 def _json(group: Any, text: str) -> None:
@@ -197,7 +197,7 @@ def _predict_arguments(parser: Parser, given: Sequence[str], everything: bool) -
     text = "for a file: column of the second texts"
     parser.add_argument("--text-pair", action=Once, convert=str, metavar="COLUMN", dest="pair_column", help=text)
     text = "for a file: new .csv, .tsv, .jsonl or .parquet with its rows and answers (default: JSON lines)"
-    parser.add_argument("--output", action=Once, metavar="FILE", help=text)
+    _output(parser, text, metavar="FILE")
     text = "for question answering: give no answer if “no answer” scores higher than the best one by more than X"
     parser.add_argument(
         "--null-threshold", action=Once, convert=_finite, metavar="X",
