@@ -108,6 +108,7 @@ def shrink(
 
     Raises:
         UserError: the model or the data is invalid, or the target is out of reach; nothing was written.
+        NonFiniteLoss: the loss of a fine-tuning became infinite.
     """
     data = data_of(
         teacher, train, validation, text=text, label=label, text_pair=text_pair, kind=kind,
