@@ -94,7 +94,7 @@ def _in_turn(groups: Iterable[Sequence[Item]]) -> list[Item]:
 
 @functools.cache
 def validation_documents() -> frozenset[str]:
-    """Return the documents held out of training: in each area, in hash order, up to a quarter of its text."""
+    """Return the documents held out of training: in each area, in hash order, about a quarter of its text."""
     by_area: dict[str | None, list[tuple[str, int]]] = {}
     for document, text in python_docs.documents():
         count = min(PER_MODULE, sum(1 for _ in passages(text.split("\n"), WORDS)))
