@@ -39,7 +39,7 @@ replicate: $(READY) ## Run the whole job on the embedded default, offline: disti
 real: folder $(READY) ## Run the job on real data: make real DATA=FOLDER [RECIPE=minilm, small-glue, squad or table3] [TEACHER=FOLDER].
 	$(OFFLINE) $(TOOL) replicate $(RECIPE) --data "$(DATA)" --output runs/$(RECIPE) $(ADAPTED)
 
-ablation: folder $(READY) ## Run the ablation on real data, hours on two cores: make ablation DATA=FOLDER [TEACHER=FOLDER].
+ablation: folder $(READY) ## Run the ablation on real data, one to three hours on two cores: make ablation DATA=FOLDER [TEACHER=FOLDER].
 	$(OFFLINE) $(TOOL) ablate ablation --data "$(DATA)" --output runs/ablation $(ADAPTED)
 
 replication: folder $(READY) ## Every row of results/replication, on a GPU or in some days on a CPU; goes on where it stopped: make replication DATA=FOLDER.

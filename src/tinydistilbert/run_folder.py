@@ -119,10 +119,11 @@ class CompressedFolder:
         """The pruned models before recovery fine-tuning."""
         return sorted(self.path.glob("*/cut"))
 
-    def exported(self) -> list[Path]:
-        """Every exported model of every variant; the chosen one is in `best` too."""
-        models = (path for name in ("onnx/*.onnx", "model.onnx", "model.xml") for path in self.path.glob(f"*/*/{name}"))
-        return sorted({self.path.joinpath(*path.relative_to(self.path).parts[:2]) for path in models})
+    def models(self) -> list[Path]:
+        """Every model of every variant, exported or not; the chosen one is in `best` too."""
+        names = ("onnx/*.onnx", "model.onnx", "model.xml", "model*.safetensors")
+        files = (path.relative_to(self.path) for name in names for path in self.path.glob(f"*/*/{name}"))
+        return sorted({self.path.joinpath(*path.parts[:2]) for path in files})
 
     def variant(self, name: str) -> VariantFolder:
         """The folder of a variant: `whole`, `keep-N` or `layers-N`."""
@@ -355,10 +356,6 @@ def states(run: RunFolder, section: str, key: str) -> bool:
 
 def released_models(run: RunFolder) -> list[Path]:
     """The models of the run whose weights were deleted because nothing needed them any more."""
-    made = [run.control, *run.path.glob("tasks/*/cut-teacher"), *run.all_task_models()]
-    made += [
-        path
-        for compressed in run.path.glob("tasks/*/compressed")
-        for path in CompressedFolder(compressed).just_pruned()
-    ]
+    made = [run.teacher, run.control, *run.path.glob("tasks/*/cut-teacher"), *run.all_task_models()]
+    made += run.path.glob("tasks/*/compressed/*/*")
     return sorted(path for path in made if atomic.is_finished(path) and atomic.is_released(path))

@@ -73,13 +73,15 @@ def test_the_least_is_the_student_and_the_chosen_variant(recipe: Path, tmp_path:
     small = tmp_path / "small.toml"
     text = recipe.read_text().replace("seeds = [0, 1]", 'seeds = [0]\nkeep = "least"')
     text = text.replace('models = ["teacher", "student", "control"]', 'models = ["teacher", "control"]')
-    small.write_text(f'{text}\n[compress]\ntasks = ["{TASK}"]\nrow = "student (D)"\nkeep = []\ntimed_examples = 4\n')
+    small.write_text(f'{text}\n[compress]\ntasks = ["{TASK}"]\nrow = "student (D)"\nkeep = [0.5]\ntimed_examples = 4\n')
     output = tmp_path / "run"
     code, out, err = call("replicate", small, "--output", output)
     assert code == 0, err
     assert weights(output) == {"student"}
     best = RunFolder(output).compressed(TASK).best
     assert [path.parent.parent for path in output.rglob("model*.onnx")] == [best]
+    page = (output / "report.html").read_text()
+    assert all(f"tasks/{TASK}/compressed/keep-50/{model}" in page for model in ("cut", "model", "int8"))
     *_, ask = out.splitlines()
     assert call(*shlex.split(ask.partition("tinydistilbert ")[2]))[0] == 0
     code, out, err = call("replicate", small, "--output", output)

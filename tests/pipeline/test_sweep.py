@@ -137,6 +137,8 @@ def test_a_trial_behind_the_others_is_stopped() -> None:
         ("[distill.optimization.learning_rate]\nlow = 1e-3\nhigh = 1e-5", "low below high"),
         ("[distill.optimization.learning_rate]\nlow = 0\nhigh = 1\nlog = true", "above 0"),
         ("[distill.optimization.learning_rate]\nlow = 1e-5", "low and high"),
+        ("[objective.kl]\nlow = 1.0\nhigh = 4.0\nstep = 0", "a step above 0"),
+        ("[distill.max_steps]\nlow = 1\nhigh = 4\nstep = 0.5", "step is 0.5"),
         ("[distill.optimization.learning_rate]\nmin = 1e-5", "low, high, log, step, or choices"),
         ('[student.initialization]\nchoices = ["teacher"]', "two values"),
         ('[student.initialization]\nchoices = ["teacher", "rondom"]', "rondom"),

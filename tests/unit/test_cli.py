@@ -77,6 +77,8 @@ def test_help_all_has_every_setting_with_default_and_meaning(call: Call) -> None
     assert "--objective.temperature X ..." in out and "(default: 2.0)" in out
     assert "--finetune.override.TASK.epochs" in out and "--finetune.custom.NAME.train" in out
     assert call("predict", "--help-all")[0] == 2
+    code, out, _ = call("sweep", "--help-all")
+    assert code == 0 and "--objective.temperature X ..." in out and "--space FILE" in out
 
 
 @pytest.mark.long
@@ -124,6 +126,8 @@ def test_help_that_nobody_reads_to_its_end_is_no_error() -> None:
         (["elmo", "--weights", "a", "--output", "b"], ["--options"]),
         (["convert"], ["MODEL"]),
         (["compare"], ["RUN"]),
+        (["shrink", "a.csv", "--to", "5ms", "--to", "20MB"], ["--to", "given twice"]),
+        (["sweep", "minilm", "--space", "a", "--objective.temprature", "3"], ["did you mean --objective.temperature?"]),
         (["compare", "a", "b", "c"], ["'c'"]),
         (["compare", "/nowhere"], ["/nowhere", "a run folder"]),
         (["compare", "a", "--seed", "x"], ["--seed", "'x'"]),

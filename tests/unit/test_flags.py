@@ -279,8 +279,16 @@ def test_a_task_of_ones_own_is_called_after_its_train_file() -> None:
     assert (task.train, task.validation, task.text, task.text_pair) == ("in/My Reviews.csv", "v.csv", "t", "u")
     assert (task.label, task.kind, task.max_length) == ("l", "regression", 64)
     assert changed.data is None
-    given = ["--model", "m", "--data", "squad.csv", "--text", "t", "--validation", "v"]
-    assert recipe("finetune", *given).name == "own-squad"
+    for name in ("squad.csv", "squad.csv.gz", "squad.csv.zst"):
+        given = ["--model", "m", "--data", name, "--text", "t", "--validation", "v"]
+        assert recipe("finetune", *given).name == "own-squad"
+
+
+def test_compress_compresses_what_it_fine_tunes_a_given_model_on() -> None:
+    asked = recipe("compress", "--model", "m", "--task", "cola")
+    assert asked.finetune.tasks == asked.compress.tasks == ("cola",) and asked.compress.row == "model"
+    asked = recipe("compress", "--model", "m", "--task", "cola", "--teacher", "t")
+    assert asked.finetune.distillation.teachers == ("t",) and asked.compress.row == "model (D)"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ def recipe_with(**changes: object) -> Recipe:
 def test_a_recipe_has_the_stages_up_to_the_one_asked_for() -> None:
     every = tuple(stage.name for stage in STAGES)
     assert stage_names(Recipe(), "report") == every and stage_names(Recipe(), "distill") == every[:3]
+    with pytest.raises(UserError, match=r"prepare.*'distil'; did you mean distill"):
+        stage_names(Recipe(), "distil")
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,11 @@ class Command:
     usage: str
     fill: Callable[[Parser, Sequence[str], bool], None]
 
+    @property
+    def takes_recipe(self) -> bool:
+        """Whether it takes a recipe, every setting of which is a flag."""
+        return self.usage.startswith("RECIPE ")
+
 
 def _output(group: Any, text: str, *, required: bool = False, metavar: str = "FOLDER") -> None:
     group.add_argument("--output", action=Once, metavar=metavar, help=text, required=required)
@@ -155,7 +160,8 @@ def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) ->
     add("--kind", "KIND", "classification (default), multi-label, span, …")
     add("--label-separator", "TEXT", "between the labels in a cell (default: |)")
     add("--validation", "FILE", "examples to score (default: 10% of FILE by a hash)".replace("%", "%%"))
-    parser.add_argument("--to", nargs="+", metavar="5ms|20MB", help="target latency on one core, target size")
+    text = "target latency on one core, target size"
+    parser.add_argument("--to", action=Once, convert=tuple, nargs="+", metavar="5ms|20MB", help=text)
     add("--keep", "97%", "share of the teacher's score above the majority")
     add("--teacher", "MODEL", "encoder, or offline (default: bert-base-uncased)")
     add("--soft-labels", "FILE", "one column per class: probabilities, votes, scores")

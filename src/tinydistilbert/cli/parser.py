@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tinydistilbert import __version__
 from tinydistilbert.cli.actions import Parser
-from tinydistilbert.cli.arguments import COMMANDS, RECIPE_USAGE, SHRINK_USAGE
+from tinydistilbert.cli.arguments import COMMANDS, SHRINK_USAGE
 from tinydistilbert.errors import UserError
 
 DESCRIPTION = "Distil a teacher into a small, fast student for your text and tasks, and measure it."
@@ -44,7 +44,7 @@ def build(command: str | None = None, given: Sequence[str] = (), *, everything: 
         )
         if command in (None, name):
             parser.add_argument("-h", "--help", action="help", help="this help")
-            if row.usage == RECIPE_USAGE:
+            if row.takes_recipe:
                 parser.add_argument("--help-all", action="help", help="every setting of the recipe, with its default")
             row.fill(parser, given, everything)
     return root
@@ -114,7 +114,7 @@ def _about_others(namespace: argparse.Namespace, others: Sequence[str]) -> UserE
 def _about_a_flag(command: str, flag: str, usage: str) -> UserError:
     if COMMANDS[command].usage == SHRINK_USAGE:
         return _about_a_flag_of_shrink(flag)
-    if COMMANDS[command].usage != RECIPE_USAGE:
+    if not COMMANDS[command].takes_recipe:
         return UserError(flag, expected="a flag of this command", found=repr(flag), fix=f"usage: {usage}")
     from tinydistilbert.cli import flags
     from tinydistilbert.recipe.keys import did_you_mean

@@ -67,6 +67,10 @@ def _recipe(command: str, name: str | None, changes: dict[str, Any]) -> schema.R
     if not finetune.get("tasks"):
         raise UserError("--model", problem="no task is given to fine-tune it on", fix=_GIVE_A_TASK)
     changes.setdefault("name", "-".join(finetune["tasks"]))
+    if command == "compress":  # what it fine-tunes
+        is_distilled = bool(finetune.get("distillation", {}).get("teachers"))
+        made = {"tasks": finetune["tasks"], "row": "model (D)" if is_distilled else "model"}
+        changes["compress"] = made | changes.get("compress", {})
     return toml.from_dict(changes, "command line")
 
 

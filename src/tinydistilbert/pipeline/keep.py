@@ -74,9 +74,9 @@ def unkept(run: RunContext) -> Iterator[Unkept]:
         yield Unkept(folder.control, tuple(("finetune", job.model(folder)) for job in jobs if job.encoder == "control"))
     for task in compress.tasks:
         summary = ("compress", folder.compressed(task).summary)
-        yield from (Unkept(path, (summary,)) for path in folder.compressed(task).just_pruned())
-        if finetune.keep == "least":
-            yield from (Unkept(path, (summary,)) for path in folder.compressed(task).exported())
+        compressed = folder.compressed(task)
+        models = compressed.models() if finetune.keep == "least" else compressed.just_pruned()
+        yield from (Unkept(path, (summary,)) for path in models)
     if finetune.keep == "least" and not finetune.model:
         yield Unkept(folder.teacher, tuple(_of_the_teacher(run)))
 

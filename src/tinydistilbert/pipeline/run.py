@@ -14,6 +14,7 @@ from tinydistilbert.models import hub, pinned_folders
 from tinydistilbert.pipeline import folders, keep, parts, preflight, stages, task_models, view_parts
 from tinydistilbert.pipeline.context import RunContext, Sources
 from tinydistilbert.progress import size_in_words
+from tinydistilbert.recipe.keys import did_you_mean, nearest
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.run_folder import RunFolder
@@ -52,8 +53,15 @@ STAGES_OF_GIVEN_TASK_MODEL = ("compress", "report")
 
 
 def stage_names(recipe: Recipe, until: str) -> tuple[str, ...]:
-    """The stages up to `until` that the recipe has: a given model needs no text and no student."""
+    """The stages up to `until` that the recipe has: a given model needs no text and no student.
+
+    Raises:
+        UserError: there is no such stage.
+    """
     names = tuple(stage.name for stage in STAGES)
+    if until not in names:
+        fix = did_you_mean(nearest(until, names)) if nearest(until, names) else "give one of them"
+        raise UserError("until", expected=f"a stage: {', '.join(names)}", found=repr(until), fix=fix)
     names = names[: names.index(until) + 1]
     if recipe.compress.model:
         return tuple(name for name in names if name in STAGES_OF_GIVEN_TASK_MODEL)

@@ -46,5 +46,6 @@ def intermediate_task(name: str) -> str:
 
 def task_name(train: str) -> str:
     """Return the name of a custom task, made from its train file."""
-    name = re.sub(r"[^a-z0-9]+", "-", PurePath(train.removesuffix(".gz")).stem.lower()).strip("-") or "own"
+    stem = PurePath(train.removesuffix(".gz").removesuffix(".zst")).stem
+    name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "own"
     return f"own-{name}" if name in (*TASK_NAMES, *MEASURED) else name

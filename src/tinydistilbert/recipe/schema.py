@@ -237,7 +237,7 @@ class Recipe:
     `fp32-onednn` (single precision by oneDNN) if that is faster, else fp32. A run keeps the precision it started
     with."""
     data: str | None = None
-    """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/`; by default they come from the hub."""
+    """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/`, `squad_v2/`; by default they come from the hub."""
     checkpoint_minutes: PositiveFloat = 5.0
     """Minutes between checkpoints in every training stage."""
     teacher: Teacher = Teacher()

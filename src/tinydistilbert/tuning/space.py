@@ -158,6 +158,11 @@ def _dimension(key: str, table: Mapping[str, Any], path: Path) -> Dimension:
     assert low is not None and high is not None
     if low >= high:
         raise UserError(where, expected="low below high", found=f"{low:g} and {high:g}", fix=fix)
+    if step is not None and step <= 0:
+        raise UserError(where, expected="a step above 0", found=f"{step:g}", fix=fix)
+    if step is not None and isinstance(low, int) and isinstance(high, int) and step != int(step):
+        problem = f"low and high are whole numbers, but step is {step:g}"
+        raise UserError(where, problem=problem, fix="write them with a point, as 1.0, or a whole step")
     if log and (low <= 0 or step is not None):
         problem = f"log = true needs low above 0 (it is {low:g}) and no step"
         raise UserError(where, problem=problem, fix=fix)
