@@ -15,7 +15,7 @@ import pytest
 from tests.faults.forks import Forks
 from tinydistilbert import progress, results
 from tinydistilbert.cli.main import main
-from tinydistilbert.errors import UserError
+from tinydistilbert.errors import Interrupted, UserError
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.tuning import run as sweeping
@@ -143,6 +143,8 @@ def test_a_trial_behind_the_others_is_stopped() -> None:
         ('[student.initialization]\nchoices = ["teacher"]', "two values"),
         ('[student.initialization]\nchoices = ["teacher", "rondom"]', "rondom"),
         ("[masking.rate]\nlow = 0.1\nhigh = 7.0", "7.0"),
+        ('[masking.rate]\nlow = 0.1\nhigh = 0.2\nlog = "false"', "true or false as log"),
+        ("[objective.kl]\n[masking.rate]\nlow = 0.1\nhigh = 0.2", "objective.kl"),
     ],
 )
 def test_a_wrong_space_is_refused_before_anything_is_written(
@@ -231,6 +233,37 @@ def test_two_sweeps_of_one_name_do_not_share_a_record(recipe_file: Path) -> None
     with pytest.raises(UserError, match="another recipe or space"):
         opened(recipe, "three")
     assert opened(replace(recipe, name="other"), "four") == "other"
+
+
+def test_a_space_with_values_of_another_kind_is_refused(recipe_file: Path) -> None:
+    recipe, space = toml.read(recipe_file), recipe_file.parent / "space.toml"
+    storage = f"sqlite:///{recipe_file.parent / 'shared.db'}"
+    whole = '[objective.kl]\nlow = 0\nhigh = 1\n["student.initialization"]\nchoices = ["teacher", "random"]'
+    for text in (whole, whole, whole.replace("0", "0.0").replace("= 1", "= 1.0")):
+        space.write_text(text)
+        swept = sweep_of(recipe, space, recipe_file.parent / "swept", storage=storage, log=pytest.fail)
+        if text == whole:
+            swept.space.suggest(swept.study().ask())
+    with pytest.raises(UserError, match=r"objective\.kl had values of another kind when the sweep was begun"):
+        swept.study()
+
+
+def test_the_seconds_of_a_trial_that_was_stopped_count(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, space = toml.read(recipe_file), recipe_file.parent / "space.toml"
+    swept = sweep_of(recipe, space, recipe_file.parent / "swept", storage="", log=lambda _: None)
+    swept.claim()
+    study = swept.study()
+    trial = study.ask()
+
+    def stop(_: object) -> tuple[str, ...]:
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(sweeping, "run_context", lambda *_, **__: None)
+    monkeypatch.setattr(sweeping, "run_stages", stop)
+    with pytest.raises(Interrupted):
+        sweeping._run(study, trial, swept, lambda _: None)
+    (left,) = study.trials
+    assert left.state.name == "RUNNING" and left.user_attrs[sweeping.SECONDS] > 0
 
 
 def test_without_optuna_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

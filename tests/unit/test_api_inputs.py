@@ -14,9 +14,11 @@ import pytest
 
 import tinydistilbert as td
 from tinydistilbert.api.inputs import as_given, written
+from tinydistilbert.api.run import with_settings
 from tinydistilbert.api.targets import targets
-from tinydistilbert.api.task import listed_seeds
+from tinydistilbert.api.task import _folder, listed_seeds, task_data
 from tinydistilbert.errors import UserError
+from tinydistilbert.recipe.schema import Recipe
 
 ROWS = [{"text": "a house", "label": "good"}, {"text": "a lake", "label": "bad"}]
 
@@ -63,6 +65,31 @@ def test_data_of_a_run_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other data"):
         written(as_given(ROWS[:1], "train"), path)
     assert len(pd.read_parquet(path)) == 2
+
+
+def test_data_with_nan_is_the_same_when_a_run_goes_on(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b"], "weight": pa.array([float("nan"), 1.0])})
+    path = tmp_path / "run/data/train.parquet"
+    assert written(table, path) == written(table, path) == str(path)
+    with pytest.raises(UserError, match="other data"):
+        written(table.slice(1), path)
+
+
+def test_settings_may_be_sections_and_have_earlier_names() -> None:
+    section = {"epochs": 2.0}
+    made = with_settings(Recipe(), {"finetune": section, "finetune.distillation_weight": 0.7, "finetune.min_steps": 3})
+    assert (made.finetune.epochs, made.finetune.min_steps, made.finetune.distillation.soft) == (2.0, 3, 0.7)
+    assert section == {"epochs": 2.0}, "what the program gave is not changed"
+    assert with_settings(Recipe(), {"finetune.epochs": 2.0, "finetune": {"min_steps": 3}}).finetune.epochs == 2.0
+    with pytest.raises(UserError, match="key seed"):
+        with_settings(Recipe(), {"seed": 1, "seed.x": 2})
+
+
+def test_another_time_budget_is_another_folder() -> None:
+    data = task_data(ROWS, None, text="", label="")
+    changes = {"finetune": {"model": "offline"}}
+    folders = {_folder("shrink-examples", data, changes, budget) for budget in ("", "15m", "2h", "15m")}
+    assert len(folders) == 3
 
 
 def test_targets_and_seeds() -> None:

@@ -39,6 +39,19 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     return run
 
 
+@pytest.mark.parametrize("chosen", ["", "cp1252"])
+def test_output_has_every_character_on_any_system(monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
+    """As a pipe of Windows, whose code page has no arrow."""
+    monkeypatch.setenv("PYTHONIOENCODING", chosen)
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding="cp1252"))
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    sys.stdout.flush()
+    assert stop.value.code == 0
+    assert ("text \\u2192 token" if chosen else "text → token") in buffer.getvalue().decode(chosen or "utf-8")
+
+
 def test_the_overview_has_every_command_in_80_columns(call: Call) -> None:
     for arguments in ((), ("--help",), ("-h",)):
         code, out, err = call(*arguments)

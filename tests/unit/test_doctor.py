@@ -1,5 +1,6 @@
 """doctor: what it finds, what it says of what is missing, without torch and without a network."""
 
+import http.client
 import json
 import os
 import subprocess
@@ -96,6 +97,14 @@ def test_a_hub_answers_or_not(monkeypatch: pytest.MonkeyPatch, status: int) -> N
     )
     assert bool(reached.fix) == (status == 503)
     assert "no answer" in next(doctoring._hub()).value, "the server is gone"
+
+
+def test_a_hub_that_speaks_no_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise http.client.BadStatusLine("SSH-2.0")
+
+    monkeypatch.setattr(doctoring.urllib.request, "urlopen", fail)
+    assert doctoring._asked("http://127.0.0.1:22") == "no answer: SSH-2.0"
 
 
 def test_a_hub_that_says_nothing_does_not_hold_it_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,21 @@ def test_rows_of_a_file_with_their_answers(call: Call, lengths: Lengths, tmp_pat
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_column_of_the_answers_is_never_there_twice(
+    call: Call, lengths: Lengths, tmp_path: Path, suffix: str
+) -> None:
+    source, target = table(tmp_path / "in.csv", [["text", "prediction_score"], ["a", "1"]]), tmp_path / f"out{suffix}"
+    code, _, err = call("predict", "folder", source, "--output", target)
+    assert code == 2 and "'prediction_score' already" in err and not target.exists(), err
+    assert call("predict", "folder", source, "--output", tmp_path / "out.jsonl")[0] == 0, "there it has its own place"
+
+
+def test_a_long_text_that_ends_like_a_file(call: Call, lengths: Lengths) -> None:
+    code, out, err = call("predict", "folder", "see " * 100 + "readme.txt")
+    assert code == 0 and json.loads(out)["label"] == "410", err
+
+
 def test_a_file_of_any_size_is_read_no_further_than_its_window(
     call: Call, lengths: Lengths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -304,6 +304,11 @@ def test_a_renamed_key_is_the_current_one_with_one_warning(
         toml.from_dict({"finetune": {name: value, "distillation": {key: value}}}, "here")
 
 
+def test_a_list_of_one_fraction_needs_no_brackets() -> None:
+    made = toml.from_toml('compress.keep = 0.5\n[finetune]\nselect = "heldout"\nlearning_rates = 5e-5', "a file")
+    assert made.compress.keep == (0.5,) and made.finetune.learning_rates == (5e-5,)
+
+
 PUBLISHED = sorted(
     path for path in (Path(__file__).parents[2] / "results").glob("*/*.toml") if path.name != "rows.toml"
 )

@@ -1,5 +1,6 @@
 """doctor: what this machine and this installation have, what they lack, and how to get it. It changes nothing."""
 
+import http.client
 import os
 import platform
 import re
@@ -213,7 +214,7 @@ def _asked(endpoint: str) -> str:
             return ""
     except urllib.error.HTTPError as error:
         return "" if error.code < 500 else f"it answers with an error ({error.code})"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # the last one: it speaks no HTTP
         return f"no answer: {_in_short(error)}"
 
 

@@ -100,7 +100,7 @@ def written(given: str | pa.Table, path: Path) -> str:
     if isinstance(given, str):
         return given
     if path.is_file():
-        if pa.parquet.read_table(path).to_pylist() != given.to_pylist():
+        if repr(pa.parquet.read_table(path).to_pylist()) != repr(given.to_pylist()):  # a NaN is not equal to itself
             problem = f"the run in this folder was begun with other data ({path})"
             raise UserError(f"--output {path.parent.parent}", problem=problem, fix="give another --output")
         return str(path)

@@ -14,6 +14,7 @@ from tinydistilbert.pipeline.run import run_context, run_stages
 from tinydistilbert.progress import duration
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe, to_dict
+from tinydistilbert.recipe.types import with_current_keys
 from tinydistilbert.training.device import use_threads
 from tinydistilbert.workers.jobs import jobs_of
 from tinydistilbert.workers.process import stop_with_parent
@@ -142,4 +143,5 @@ def with_settings(recipe: Recipe, settings: dict[str, Any] | None) -> Recipe:
     """
     if not settings:
         return recipe
-    return toml.from_dict(toml.merge(to_dict(recipe), toml.nested(settings)), "settings")
+    changes = with_current_keys(toml.nested(settings), "settings")  # before the recipe, which has them all, is merged
+    return toml.from_dict(toml.merge(to_dict(recipe), changes), "settings")

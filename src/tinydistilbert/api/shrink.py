@@ -207,7 +207,9 @@ def shrunk(
         workers = jobs_of(call.jobs, call.threads, recipe.device)
         return fitted_recipe(recipe, data.name, output, time_budget, given, workers)
 
-    made, recipe, missed = run_task("shrink", data, changes, call, log=log, fit=fitted, estimate_time=True)
+    made, recipe, missed = run_task(
+        "shrink", data, changes, call, log=log, fit=fitted, estimate_time=True, time_budget=time_budget
+    )
     return best_model(made, recipe, data, missed)
 
 

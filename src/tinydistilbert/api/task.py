@@ -115,7 +115,7 @@ class Call:
 def run_task(
     what: str, data: TaskData, changes: Mapping[str, Any], call: Call, *, until: str = "report",
     log: Callable[[str], None] | None = None, fit: Callable[[Recipe, Path], Recipe] | None = None,
-    estimate_time: bool = False,
+    estimate_time: bool = False, time_budget: str = "",
 ) -> tuple[Run, Recipe, str]:  # fmt: skip
     """Run a recipe for one custom task; return the run, its recipe, and what was missed.
 
@@ -130,6 +130,7 @@ def run_task(
         log: called with a line about the work; by default the call's own function.
         fit: changes the recipe for its folder before the run.
         estimate_time: begin with a line that estimates the time.
+        time_budget: that of `fit`, which the settings do not state: calls with different ones are not the same.
 
     Raises:
         UserError: an input is wrong; then nothing was written.
@@ -137,7 +138,7 @@ def run_task(
     refuse_several(f"{what} with data from Python")
     base = toml.merge(changes, toml.nested(call.settings or {}))
     name = f"{what}-{data.name}"
-    output = Path(call.output) if call.output else _folder(name, data, base)
+    output = Path(call.output) if call.output else _folder(name, data, base, time_budget)
     folder = RunFolder(output).given_data
     before = {path: path.exists() for path in (output, folder)}
     try:
@@ -177,11 +178,12 @@ def _recipe(name: str, data: TaskData, changes: Mapping[str, Any], section: Mapp
     return toml.from_dict(toml.merge(changes, section_of_task), name)
 
 
-def _folder(name: str, data: TaskData, changes: Mapping[str, Any]) -> Path:
+def _folder(name: str, data: TaskData, changes: Mapping[str, Any], time_budget: str) -> Path:
     parts = [fingerprint(part) for part in (data.train, data.validation)]
     nameless = {"train": parts[0] or "-", "validation": parts[1] or "-"}
     digest = recipe_hash(_recipe(name, data, changes, nameless | data.columns.section | dict(data.more)))
-    return Path("runs") / f"{name}-{hashlib.sha256((digest + parts[0] + parts[1]).encode()).hexdigest()[:8]}"
+    digest += parts[0] + parts[1] + time_budget
+    return Path("runs") / f"{name}-{hashlib.sha256(digest.encode()).hexdigest()[:8]}"
 
 
 def name_of(model: "str | Path | TaskModel") -> str:

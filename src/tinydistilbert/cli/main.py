@@ -1,8 +1,10 @@
 """The entry point: parse, call, exit. Every error is printed as one line on standard error, with its exit code."""
 
+import io
 import os
 import shlex
 import sys
+from typing import Any
 
 from tinydistilbert import signals
 from tinydistilbert.cli.commands import call
@@ -35,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    _make_printable(sys.stdout, sys.stderr)
     arguments = sys.argv[1:] if argv is None else argv
     try:
         with signals.handled():
@@ -58,6 +61,20 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(_fail("stopped; the same command goes on from what is finished", EXIT_INTERRUPTED))
+
+
+def _make_printable(*streams: Any) -> None:
+    """Let streams take every character: files and pipes of Windows have a code page without arrows and most scripts.
+
+    They get UTF-8, as all files of this package have; in a terminal, or with `PYTHONIOENCODING`, what the encoding
+    lacks is replaced.
+    """
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            if stream.isatty() or os.environ.get("PYTHONIOENCODING"):
+                stream.reconfigure(errors="backslashreplace")
+            else:
+                stream.reconfigure(encoding="utf-8")
 
 
 def _fail(message: str, code: int) -> int:

@@ -95,7 +95,7 @@ def predict(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.predictor import load
 
     file = Path(parsed.text)
-    is_file = ending(file) in (*ENDINGS, TEXT) and file.is_file()
+    is_file = ending(file) in (*ENDINGS, TEXT) and os.path.isfile(file)  # noqa: PTH113 # False for a long text
     columns = {name: getattr(parsed, name) for name in ("text_column", "pair_column", "output")}
     if not is_file and (used := next((name for name, value in columns.items() if value is not None), None)):
         flag = "--" + used.removesuffix("_column").replace("pair", "text-pair")

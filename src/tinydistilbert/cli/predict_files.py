@@ -280,6 +280,9 @@ def _with_header(
         waiting.extend(rows)
         columns.extend(map(_as_columns, answers))
         header.extend(() if header else next((list(answer) for answer in columns if answer), []))
+        if twice := [name for name in header if name in known]:
+            problem = f"the rows have a column {twice[0]!r} already, which the answers need"
+            raise UserError(f"--output {output}", problem=problem, fix=f"rename that column, or {AS_LINES}")
         if header:
             send(header)
 

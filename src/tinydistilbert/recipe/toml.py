@@ -47,19 +47,18 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings given by full keys as nested sections, as in a TOML file."""
+    """Return settings given by full keys as nested sections, as in a TOML file; a section may be given as a whole."""
     root: dict[str, Any] = {}
     for name, value in settings.items():
-        *parents, key = name.split(".")
-        section = root
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[key] = value
+        content = value
+        for part in reversed(name.split(".")):
+            content = {part: content}
+        root = merge(root, content)
     return root
 
 
 def _with_lists(kind: Any, content: Any) -> Any:
-    """Return the `content` of a section with single values as lists where needed: `tasks = "cola"`, `layers = 3`."""
+    """Return the `content` of a section with single values as lists where needed: `tasks = "cola"`, `keep = 0.5`."""
     if not isinstance(content, Mapping):
         return content
     filled = dict(content)
@@ -67,7 +66,7 @@ def _with_lists(kind: Any, content: Any) -> Any:
         value, wanted = filled.get(item.name), members(item.type)
         if dataclasses.is_dataclass(item.type):
             filled |= {item.name: _with_lists(item.type, value)} if item.name in filled else {}
-        elif isinstance(value, str | int) and any(map(is_list, wanted)):
+        elif isinstance(value, str | int | float) and any(map(is_list, wanted)):
             # If a key also accepts words besides a list of numbers, a word is not an item.
             filled[item.name] = [value] if len(wanted) == 1 or str(value).isdecimal() else value
     return filled

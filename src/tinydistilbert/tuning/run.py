@@ -217,8 +217,11 @@ def _run(study: Any, trial: Any, swept: SweepSetup, log: Callable[[str], None]) 
     number, begun = trial.number, time.monotonic()
     run = swept.folder.trial(number)
 
-    def end_trial(why: str = "", **result: Any) -> None:
+    def add_seconds() -> None:
         trial.set_user_attr(SECONDS, trial.user_attrs.get(SECONDS, 0.0) + time.monotonic() - begun)
+
+    def end_trial(why: str = "", **result: Any) -> None:
+        add_seconds()
         if why:
             log(f"failed, {why}")
             trial.set_user_attr(WHY, why)
@@ -243,6 +246,9 @@ def _run(study: Any, trial: Any, swept: SweepSetup, log: Callable[[str], None]) 
     except (NonFiniteLoss, UserError) as error:
         end_trial(str(error), state=_fail())
         _refuse_hopeless(study, str(error))
+    except BaseException:  # stopped: the trial continues later
+        add_seconds()
+        raise
     else:
         end_trial(values=swept.value(run, recipe))
 

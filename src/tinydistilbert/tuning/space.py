@@ -49,6 +49,12 @@ class Dimension:
         scale = ", by ratio" if self.log else ""
         return f"{self.low:g} to {self.high:g}{scale}" + (f" in steps of {self.step:g}" if self.step else "")
 
+    def is_of_kind(self, distribution: Any) -> bool:
+        """Whether Optuna accepts its values in a study where earlier ones are of this distribution."""
+        if self.choices:
+            return list(self.choices) == list(getattr(distribution, "choices", ()))
+        return type(distribution).__name__ == ("IntDistribution" if self.is_whole else "FloatDistribution")
+
     def suggest(self, trial: Any) -> Value:
         """Return the value that an Optuna trial tries."""
         if self.choices:
@@ -132,7 +138,7 @@ def _tables(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Map
         key = f"{prefix}{name}"
         if not isinstance(value, Mapping):
             tables.append((key, {"": value}))  # refused later, by name
-        elif value and not any(isinstance(inner, Mapping) for inner in value.values()):
+        elif not any(isinstance(inner, Mapping) for inner in value.values()):  # also an empty one, to be refused
             tables.append((key, value))
         else:
             tables += _tables(value, f"{key}.")
@@ -155,6 +161,8 @@ def _dimension(key: str, table: Mapping[str, Any], path: Path) -> Dimension:
     for value in (low, high, *([] if step is None else [step])):
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise UserError(where, expected="numbers as low and high", found=repr(value), fix=fix)
+    if log is not None and not isinstance(log, bool):
+        raise UserError(where, expected="true or false as log", found=repr(log), fix=fix)
     assert low is not None and high is not None
     if low >= high:
         raise UserError(where, expected="low below high", found=f"{low:g} and {high:g}", fix=fix)

@@ -122,7 +122,22 @@ class SweepSetup:
                 problem = f"it holds a sweep named {self.recipe.name!r} with another recipe or space"
                 fix = "give the recipe another name, or give another --storage"
                 raise UserError(f"storage {self.where}", problem=problem, fix=fix)
+            self._refuse_other_kinds(study)
             return study
+
+    def _refuse_other_kinds(self, study: Any) -> None:
+        """Refuse a space whose text is that of the sweep, but whose values are not: `0` and `0.0`, or `1` and `"1"`.
+
+        Raises:
+            UserError: a setting has whole numbers, fractions or choices, and had others in earlier trials.
+        """
+        for trial in study.get_trials(deepcopy=False):
+            for dimension in self.space.dimensions:
+                before = trial.distributions.get(dimension.key)
+                if before is not None and not dimension.is_of_kind(before):
+                    problem = f"{dimension.key} had values of another kind when the sweep was begun: {before}"
+                    fix = "write them as they were (1 is a whole number, 1.0 is not), or give another --output"
+                    raise UserError(f"storage {self.where}", problem=problem, fix=fix)
 
     def claim(self) -> None:
         """Record what the sweep is; refuse the folder of another sweep.
