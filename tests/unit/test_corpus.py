@@ -293,3 +293,6 @@ def test_what_the_tokenizer_and_the_blocks_lose_is_counted_also_from_the_cache(
         (line,) = notices.all_notices()
         assert "18 tokens unknown to the tokenizer (" in line and "the capitals in 18 of 36 documents" in line
         assert "tokens cut off lines that are longer than a block" in line
+        (path,) = (tmp_path / "cache").glob("tokens-*")
+        tokens = sum(counts["tokens"] for counts in load_blocks(path).manifest["splits"].values())
+        assert f"lost of the {tokens:,} tokens of its text: " in line, "what is cut is among them"

@@ -167,6 +167,20 @@ def test_a_path_that_leads_nowhere_is_not_looked_for_on_the_hub(named: str, tmp_
     assert "correct the path" in str(caught.value)
 
 
+@pytest.mark.parametrize("named", [r"C:\data\train.xlsx", r"data\none:x", "~nobody-of-this-name/train"])
+def test_a_windows_path_and_a_home_of_nobody_are_no_hub_names(named: str) -> None:
+    with pytest.raises(UserError, match=r"finetune\.custom\.reviews\.train: expected a file .*found no file"):
+        load(reviews(named))
+
+
+def test_a_task_without_a_validation_split_does_not_take_the_working_folder_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "state.json").write_text("{}")  # as `save_to_disk` writes, and other programs
+    monkeypatch.chdir(tmp_path)
+    assert not has_split(reviews("train.csv"), "validation", None)
+
+
 def test_hub_data_have_the_names_of_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     features = Features({"review": Value("string"), "stars": ClassLabel(names=["pos", "neg"])})
     hub_data = {

@@ -119,6 +119,16 @@ def test_a_data_set_with_lists_of_class_numbers_gets_their_names(tmp_path: Path)
     assert examples.task.labels == ("a", "b") and examples.columns["label"] == [(1, 1), (0, 0)]
 
 
+def test_a_number_without_a_name_in_a_list_is_refused(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.Sequence(datasets.ClassLabel(names=["b", "a"]))}
+    )
+    rows = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [[0, 1], [0, -1]]}, features=features)
+    rows.save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match=r"row 1, column label: expected a list .*found nothing in it"):
+        read(task(tmp_path / "saved"))
+
+
 @pytest.mark.parametrize(
     ("content", "columns", "words"),
     [

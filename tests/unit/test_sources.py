@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinydistilbert import notices
-from tinydistilbert.data import files, python_docs
+from tinydistilbert.data import files, hub, python_docs
 from tinydistilbert.data.sources import Source, is_held_out, open_source
+from tinydistilbert.data.split_names import splits_by_name
 from tinydistilbert.data.wikitext import articles, detokenize
 from tinydistilbert.errors import SourceLost, UserError
 from tinydistilbert.recipe.names import Quoting
@@ -251,6 +252,15 @@ def test_without_the_hub_nothing_is_fetched_and_when_it_fails_on_the_way_that_is
         open_source(corpus, None)
 
 
+def test_a_value_further_on_in_a_stream_that_is_no_text_is_told() -> None:
+    rows = datasets.IterableDataset.from_generator(lambda: iter([{"text": TEXTS[0]}, {"text": None}, {"text": 5}]))
+    assert rows.features is None
+    read_rows = hub.records(rows, "me/set", "text")
+    assert [next(read_rows), next(read_rows)] == [TEXTS[0], ""]
+    with pytest.raises(UserError, match="me/set: expected a column 'text' of texts, found int in it"):
+        next(read_rows)
+
+
 def test_a_row_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LONGEST_LINE", 20)
     rows = {"train": ["a" * 20, "b" * 21], "validation": ["apart"]}
@@ -338,6 +348,13 @@ def test_a_split_is_taken_from_names_only_where_that_is_sure(
     assert splits[1] == set(validation.split("|")) - {""}
     lines = "\n".join(notices.all_notices())
     assert line in lines and bool(line) == bool(lines)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+def test_splits_may_be_compressed_differently(packed: str) -> None:
+    folder = Path("texts")
+    train, valid, other = (folder / name for name in (f"wiki.train.txt{packed}", "wiki.valid.txt", "notes.txt"))
+    assert splits_by_name([other, train, valid], folder) == ([train], [valid])
 
 
 def test_what_is_left_out_of_documents_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,7 +452,10 @@ def test_a_wrong_parquet_column_is_told(tmp_path: Path, column: str, message: st
         read(open_source(Corpus(source=str(tmp_path / "a.parquet"), text_column=column), None))
 
 
-@pytest.mark.parametrize("source", ["./no/such/file", "missing.parquet", "wikitext2"])
+@pytest.mark.parametrize(
+    "source",
+    ["./no/such/file", "missing.parquet", "wikitext2", "~nobody-of-this-name/texts", r"C:\no\such", r"no\such"],
+)
 def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path: Path, source: str) -> None:
     with pytest.raises(UserError, match="does not exist"):
         open_source(Corpus(source=source), str(tmp_path))

@@ -213,6 +213,7 @@ def test_documents_are_tokenised_as_transformers_does(tokenizer: PreTrainedToken
     rows = tokenizer([*DOCUMENTS, "", "\u4e00 [MASK] [UNK]"], add_special_tokens=False)["input_ids"]
     assert done.lengths.tolist() == [*map(len, rows)] and done.ids.tolist() == [token for row in rows for token in row]
     assert (done.unknown, done.with_capitals) == (sum(row.count(1) for row in rows), 13)
+    assert of_text(tokenizer)(["the <unk> cats", "The cats"]).with_capitals == 1, "<unk> has none, though [UNK] has"
 
 
 @pytest.mark.long

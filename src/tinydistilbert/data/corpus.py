@@ -142,7 +142,7 @@ def _report_losses(corpus: Corpus, splits: Mapping[str, Mapping[str, int]]) -> N
     if lost:
         notice(
             f"corpus.source {corpus.source}",
-            f"lost, beside the {total('tokens'):,} tokens that are kept: {'; '.join(lost)}",
+            f"lost of the {total('tokens'):,} tokens of its text: {'; '.join(lost)}",
         )
 
 

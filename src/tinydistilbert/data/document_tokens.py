@@ -48,7 +48,7 @@ class DocumentTokenizer:
         return TokenizedDocuments(
             ids, lengths,
             unknown=0 if self.unk_id is None else int(np.count_nonzero(ids == self.unk_id)),
-            with_capitals=sum(text != text.lower() for text in texts) if self.lowers else 0,
+            with_capitals=sum(text != text.lower() for text in documents) if self.lowers else 0,
         )  # fmt: skip
 
     @cached_property

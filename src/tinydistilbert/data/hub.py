@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 D = TypeVar("D")
 _NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 """`owner/name`."""
-_NAME_WITH_PARTS = re.compile(r"(?P<name>[\w-][\w.-]*(?:/[\w.-]+)?):(?P<config>[^:/]*)(?::(?P<split>[^/]+))?")
+_NAME_WITH_PARTS = re.compile(r"(?P<name>[\w-][\w.-]*(?:/[\w.-]+)?):(?P<config>[^:/\\]*)(?::(?P<split>[^/\\]+))?")
+"""A name with parts; `C:\\texts` is a path on Windows."""
 _SPLIT_OF_FOLDER = re.compile(r"(?P<folder>.+)::(?P<split>[\w.-]+)")
 
 
@@ -45,8 +46,8 @@ def parse(text: str) -> HubName | None:
 def saved_folder(text: str) -> tuple[Path, str | None] | None:
     """Return folder and split of `folder` or `folder::split`, if `save_to_disk` wrote the folder; else None."""
     match = _SPLIT_OF_FOLDER.fullmatch(text)
-    path, split = (Path(match["folder"]), match["split"]) if match else (Path(text), None)
-    path = path.expanduser()
+    folder, split = (match["folder"], match["split"]) if match else (text, None)
+    path = files.in_home(folder)
     return (path, split) if is_saved(path) else None
 
 
@@ -189,6 +190,11 @@ def records(dataset: "Dataset | IterableDataset", name: str, column: str) -> Ite
         raise UserError(f"corpus.source {name}", expected=expected, found=found, fix="set corpus.text_column")
     for batch in _fetched(dataset.select_columns([column]).iter(batch_size=files.PARQUET_ROWS), name):
         for text in batch[column]:
+            if not isinstance(text, str | None):  # a stream of JSON may have another type further on
+                raise UserError(
+                    f"corpus.source {name}", expected=f"a column {column!r} of texts",
+                    found=f"{type(text).__name__} in it", fix="set corpus.text_column",
+                )  # fmt: skip
             yield files.not_too_long(text or "", f"corpus.source {name}")
 
 

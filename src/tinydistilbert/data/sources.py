@@ -74,14 +74,14 @@ def _open(corpus: Corpus, data: str | None) -> Source:
     if saved := hub.saved_folder(corpus.source):
         folder, split = saved
         return _from_hub(replace(corpus, source=str(folder)), split)
-    return _from_files(corpus, Path(corpus.source).expanduser())
+    return _from_files(corpus, files.in_home(corpus.source))
 
 
 def is_on_hub(corpus: Corpus, data: str | None) -> bool:
     """Whether `open_source` would look for the corpus on the hub."""
     if corpus.source in (PYTHON_DOCS, WIKITEXT2):
         return corpus.source == WIKITEXT2 and data is None
-    is_there = Path(corpus.source).expanduser().exists() or hub.saved_folder(corpus.source) is not None
+    is_there = files.in_home(corpus.source).exists() or hub.saved_folder(corpus.source) is not None
     return not (is_there or _must_be_path(corpus.source))
 
 
@@ -91,7 +91,7 @@ _OTHER_ENDINGS = (".json", ".md", ".html", ".xml", ".pdf", ".docx", ".xlsx", ".z
 
 def _must_be_path(source: str) -> bool:
     """Whether a name cannot be `owner/name` on the hub, so that a mistyped path is not looked up on the network."""
-    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
     return is_path or source.lower().endswith((*files.ENDINGS, *_OTHER_ENDINGS))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from tinydistilbert.data.compressed import COMPRESSED
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 
@@ -80,7 +81,7 @@ def _split_of(name: str) -> Split | None:
 
 def _template(name: str) -> str:
     """Return a path without ending and numbers, with a star for the split: equal for all files of a data set."""
-    stem = re.sub(r"(\.gz)?$", "", name)
+    stem = next((name.removesuffix(packed) for packed in COMPRESSED if name.endswith(packed)), name)
     stem = re.sub(r"\.\w+$", "", stem)
     words = list(_WORD.finditer(stem))
     if words:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from tinydistilbert.data.files import in_home
 from tinydistilbert.data.hub import HubName, load_saved, parse, saved_folder
 from tinydistilbert.errors import UserError
 from tinydistilbert.tasks.answers import with_answers
@@ -46,8 +47,10 @@ def _sources(task: Task, split: str, data: str | None) -> _Sources:
             return _Sources((), HubName(*task.hub))
         return _Sources(tuple(Path(data) / task.folder / (split + suffix) for suffix in ENDINGS))
     named = task.files.get(split, "")
-    path = Path(named).expanduser()
-    saved = saved_folder(named) or (saved_folder(str(Path(data) / named)) if data and named else None)
+    path = in_home(named)
+    saved = None
+    if named:  # an empty name would be the working folder
+        saved = saved_folder(named) or (saved_folder(str(Path(data) / named)) if data else None)
     on_hub = None if saved or can_be_read(path) or _is_conll(task, path) else parse(named)
     return _Sources((path, *([Path(data) / path] if data else [])), on_hub, saved)
 
@@ -162,17 +165,22 @@ def _rows_of(task: Task, rows: "Dataset", where: str) -> Rows:
 
 
 def with_class_names(rows: "Dataset", label: str) -> pa.Table:
-    """Return the rows with class names if the data set has numbers with names; null for -1, which marks no label."""
+    """Return the rows with class names if the data set has numbers with names; null for -1, which marks no label.
+
+    In lists of numbers a null takes the place of each number below 0, so that it is refused and not read as a name.
+    """
     table = rows.with_format("arrow")[:]
     feature = rows.features.get(label)
     of_list = getattr(getattr(feature, "feature", None), "names", None)  # a list of classes
     names = of_list or getattr(feature, "names", None)
     if names is None:
         return table
+
+    def name_of(number: int | None) -> str | None:
+        return str(names[number]) if number is not None and number >= 0 else None
+
     if of_list:
-        label_names = pa.array([numbers and [names[number] for number in numbers] for numbers in rows[label]])
+        label_names = pa.array([numbers and [*map(name_of, numbers)] for numbers in rows[label]])
     else:
-        label_names = pa.array(
-            [names[number] if number is not None and number >= 0 else None for number in rows[label]]
-        )
+        label_names = pa.array([*map(name_of, rows[label])])
     return table.set_column(table.column_names.index(label), label, label_names)
