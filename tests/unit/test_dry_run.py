@@ -438,6 +438,11 @@ def test_data_on_the_hub_have_their_published_sizes(tokenizer: PreTrainedTokeniz
     assert cola is not None and (cola.examples, cola.evaluation_examples) == (100, 1043)
     assert mnli is not None and mnli.evaluation_examples == 9815 + 9832
     assert task_size(recipe, "cloze-qa", tokenizer, **LENGTHS) is None
+    tenth = toml.from_dict({"finetune": {"tasks": ["cola"], "select": "heldout"}}, "test")
+    given = {"tasks": ["cola"], "score_on": "train", "validation_examples": 2000}
+    for held_out, sizes in ((tenth, (8551 - 855, 1043)), (toml.from_dict({"finetune": given}, "test"), (6551, 2000))):
+        cola = task_size(held_out, "cola", tokenizer, **LENGTHS)
+        assert cola is not None and (cola.examples, cola.evaluation_examples) == sizes
     other = toml.from_dict({"corpus": {"source": "somebody/something"}}, "test")
     assert text_size(other, tokenizer) is None
 
