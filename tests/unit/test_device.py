@@ -6,10 +6,16 @@ import pytest
 import torch
 
 from tinydistilbert.cli import main as entry
-from tinydistilbert.errors import DeviceLost, OutOfMemory
-from tinydistilbert.training.device import device_errors, is_out_of_memory
+from tinydistilbert.errors import DeviceLost, OutOfMemory, UserError
+from tinydistilbert.training.device import choose_device, device_errors, is_out_of_memory
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["meta", "nonsense"])
+def test_a_device_that_nothing_is_trained_on_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"--device: expected auto, cpu, cuda or mps, and present, found '{name}'"):
+        choose_device(name)
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,21 @@ def test_a_teacher_that_is_looked_into_costs_a_pass_in_each_of_those_steps(recip
     assert memory[1] - memory[0] == 4 * teacher.parameters
 
 
+def test_a_second_distillation_with_its_own_rate_is_trained_once(recipe: Recipe, tmp_path: Path) -> None:
+    changed = with_distillation(recipe, learning_rate=1e-5)
+    selected = {"select": "heldout"}
+    one, three = (
+        toml.from_dict(toml.merge(toml.to_dict(changed), {"finetune": {**selected, **rates}}), "test")
+        for rates in ({}, {"learning_rates": [1e-5, 2e-5, 3e-5]})
+    )
+    times = {
+        row: [estimated(each, tmp_path / "run", row).seconds or 0.0 for each in (one, three)]
+        for row in ("student", "student (D)")
+    }
+    assert times["student"][1] == pytest.approx(3 * times["student"][0])
+    assert times["student (D)"][1] == times["student (D)"][0]
+
+
 def test_a_step_has_the_examples_of_all_its_micro_batches(recipe: Recipe, tmp_path: Path) -> None:
     content = toml.merge(
         toml.to_dict(with_distillation(recipe)), {"finetune": {"optimization": {"gradient_accumulation_steps": 2}}}
@@ -353,6 +368,13 @@ def test_stages_after_the_command_are_not_told(recipe: Recipe, tmp_path: Path) -
     assert list(rows(plan.plan(run_of(recipe, tmp_path / "run", until="adapt")))) == ["prepare", "adapt"]
 
 
+def test_without_tasks_a_given_model_has_nothing_to_do(recipe: Recipe, tmp_path: Path) -> None:
+    given = {"finetune": {"tasks": [], "model": recipe.teacher.model}}
+    changed = toml.from_dict(toml.merge(toml.to_dict(recipe), given), "test")
+    text = plan.plan(run_of(changed, tmp_path / "run", until="finetune"))
+    assert rows(text) == {} and "time left:   about 0 s" in text
+
+
 def test_nothing_is_written(recipe: Recipe, tmp_path: Path) -> None:
     before = tree(tmp_path), tree(cache.folder())
     plan.plan(run_of(recipe, tmp_path / "new" / "run", until="report"))
@@ -416,6 +438,11 @@ def test_data_on_the_hub_have_their_published_sizes(tokenizer: PreTrainedTokeniz
     assert cola is not None and (cola.examples, cola.evaluation_examples) == (100, 1043)
     assert mnli is not None and mnli.evaluation_examples == 9815 + 9832
     assert task_size(recipe, "cloze-qa", tokenizer, **LENGTHS) is None
+    tenth = toml.from_dict({"finetune": {"tasks": ["cola"], "select": "heldout"}}, "test")
+    given = {"tasks": ["cola"], "score_on": "train", "validation_examples": 2000}
+    for held_out, sizes in ((tenth, (8551 - 855, 1043)), (toml.from_dict({"finetune": given}, "test"), (6551, 2000))):
+        cola = task_size(held_out, "cola", tokenizer, **LENGTHS)
+        assert cola is not None and (cola.examples, cola.evaluation_examples) == sizes
     other = toml.from_dict({"corpus": {"source": "somebody/something"}}, "test")
     assert text_size(other, tokenizer) is None
 

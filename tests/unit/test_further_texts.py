@@ -15,7 +15,7 @@ from tinydistilbert import notices
 from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.augment import augment, questions_alone
 from tinydistilbert.finetuning.examples import task_examples, training_examples
-from tinydistilbert.finetuning.schedule import distillation_phases
+from tinydistilbert.finetuning.schedule import distillation_phases, intermediate_steps
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.finetuning.trainer import prepare_training
 from tinydistilbert.models.loading import load_tokenizer, save_model
@@ -142,6 +142,27 @@ def test_a_second_stage_may_read_the_originals_alone() -> None:
         "hidden": 1, "intermediate_epochs": 2, "epochs": 3, "final_examples": "original",
     }}}, "here").finetune  # fmt: skip
     assert distillation_phases(settings, 100, 20) == (Phase(20, 5e-5), Phase(6, 5e-5))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "intermediate", "accumulation", "steps"),
+    [(2, 1.5, 1, (2, 1)), (2, 1, 4, (1, 1)), (9, 1, 4, (1, 2))],
+)
+def test_few_examples_have_a_step_of_each_stage(
+    epochs: float, intermediate: float, accumulation: int, steps: tuple[int, int]
+) -> None:
+    optimization = {"batch_size": 10, "gradient_accumulation_steps": accumulation}
+    distillation = {"hidden": 1, "intermediate_epochs": intermediate, "learning_rate": 1e-5}
+    content = {"epochs": epochs, "min_steps": 0, "optimization": optimization, "distillation": distillation}
+    settings = toml.from_dict({"finetune": content}, "here").finetune
+    assert tuple(phase.steps for phase in distillation_phases(settings, 8)) == steps
+    assert intermediate_steps(settings, 8) == steps[0]
+    plain = dataclasses.replace(settings, distillation=dataclasses.replace(settings.distillation, learning_rate=None))
+    assert sum(phase.steps for phase in distillation_phases(plain, 8)) == sum(steps), "of a single schedule, too"
+    originals = dataclasses.replace(
+        settings, distillation=dataclasses.replace(settings.distillation, final_examples="original")
+    )
+    assert len(distillation_phases(originals, 8, 4)) == 2, "the first stage has batches without soft targets"
 
 
 @pytest.fixture

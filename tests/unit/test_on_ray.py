@@ -111,3 +111,12 @@ def test_without_ray_the_command_that_installs_it_is_named(tmp_path: Path, monke
     with pytest.raises(UserError, match=r"tinydistilbert\[cluster\]"), on_ray.cluster(Jobs(0), 1, tmp_path, print):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ray_that_gives_no_reason_cannot_be_reached_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(UserError, match=r"reached \(ConnectionError\)"), on_ray.cluster(Jobs(0), 1, tmp_path, print):
+        pass

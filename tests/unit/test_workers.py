@@ -148,9 +148,9 @@ def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert jobs_of(3, 2) == Jobs(3, 2) and not Jobs(3).by_ray
     ray = jobs_of("ray", None)
     assert ray is not None and ray.by_ray
-    for wrong in (0, -2, "many", True):
+    for wrong in (0, -2, "many", True, 2.5):
         with pytest.raises(UserError, match="--jobs: expected a whole number >= 1, or ray"):
-            jobs_of(wrong, None)
+            jobs_of(wrong, None)  # type: ignore[arg-type]
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="by a launcher"):
         jobs_of(2, None)
@@ -184,6 +184,16 @@ def test_a_process_is_asked_to_stop_and_killed_where_it_does_not() -> None:
             begun.ask_to_stop()
             assert begun.wait(60 if code == -signal.SIGTERM else 0.1) == (code == -signal.SIGTERM)
             assert begun.exit_code() == code and started.stdin.closed
+
+
+def test_windows_which_would_kill_a_process_closes_its_input_to_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-ISc", "import os; os.read(0, 1); os._exit(7)"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as started:
+        begun = process.Process(started)
+        with monkeypatch.context() as windows:
+            windows.setattr(sys, "platform", "win32")
+            begun.ask_to_stop()
+        assert begun.wait(60) and begun.exit_code() == 7
 
 
 @pytest.mark.long

@@ -167,7 +167,7 @@ def _unkept_bytes(basis: Basis) -> float:
 def _totals(lines: Sequence[Line], basis: Basis) -> list[str]:
     machine, output, jobs = basis.machine, basis.run.folder.path, side_by_side(basis)
     seconds = _seconds(lines, jobs)
-    temporary = max(line.temporary_disk for line in lines)
+    temporary = max((line.temporary_disk for line in lines), default=0.0)
     disk = sum(line.disk for line in lines)
     free, disk_of = free_bytes(output), existing(output)
     unknown = any(line.seconds is None for line in lines)

@@ -22,7 +22,7 @@ from tinydistilbert.tasks import HELD_OUT, hold_out, repeated, tasks_of
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import Features, cut_texts, encode, token_lengths
 from tinydistilbert.tasks.further_texts import further_texts
-from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.recipe_splits import held_out_of_train, recipe_examples
 from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.token_losses import token_losses
@@ -161,10 +161,12 @@ def task_size(
     if task.is_synthetic and is_on_hub(recipe.corpus, recipe.data):
         return None
     if task.official and recipe.data is None:
-        count = limited(task.official[task.train], settings.train_examples)
+        whole, held_out = task.official[task.train], held_out_of_train(recipe.finetune, name)
+        not_trained_on = 0 if held_out is None else held_out or round(hold_out.SHARE * whole)
+        count = limited(max(whole - not_trained_on, 1), settings.train_examples)
         if task.may_lack_answer and settings.select != "heldout":  # this share chooses the null threshold
             count -= round(hold_out.SHARE * count)
-        official = dict(task.official) | {HELD_OUT: round(hold_out.SHARE * task.official[task.train])}
+        official = dict(task.official) | {HELD_OUT: not_trained_on}
         scored = sum(limited(official[split], settings.validation_examples) for split in splits)
         length = min(task.typical_length, max_length)
         return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))

@@ -11,7 +11,7 @@ from tinydistilbert.data.compressed import is_compressed
 from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, joint_state, state_of
 from tinydistilbert.dry_run.sizes import TaskSize
 from tinydistilbert.finetuning.augment import passes_of
-from tinydistilbert.finetuning.schedule import distillation_phases, finetune_steps, intermediate_steps
+from tinydistilbert.finetuning.schedule import candidate_rates, distillation_phases, finetune_steps, intermediate_steps
 from tinydistilbert.models.dropout import keeps_attention_weights
 from tinydistilbert.models.size import FORWARD_AND_BACKWARD, TRAINING_BYTES, Size
 from tinydistilbert.pipeline.jobs import Job
@@ -78,7 +78,7 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
         return Line(title, state, models + "unknown until the corpus is prepared", None, disk)
     trainings = [_training(basis, job, states[job][1], size) for job in left]
     each = [_settings(basis, job) for job in members]
-    seconds = _times(each[0]) * sum(training.seconds for training in trainings)
+    seconds = sum(_times(basis, job) * training.seconds for job, training in zip(left, trainings, strict=True))
     if any(job.is_second_distillation for job in left):
         seconds += soft_target_seconds(basis, name, size)
     kind = basis.run.tasks[name].kind
@@ -98,9 +98,9 @@ def _range(numbers: Iterable[int]) -> str:
     return f"{distinct[0]:,} to {distinct[-1]:,}" if len(distinct) > 1 else f"{distinct[0]:,}"
 
 
-def _times(settings: Finetune) -> int:
+def _times(basis: Basis, job: Job) -> int:
     """Return how often a model is trained to choose the best learning rate."""
-    return max(1, len(settings.learning_rates))
+    return len(candidate_rates(_settings(basis, job), is_distilled=job.is_second_distillation))
 
 
 def training_seconds(basis: Basis, job: Job) -> float | None:
@@ -108,8 +108,8 @@ def training_seconds(basis: Basis, job: Job) -> float | None:
     state, done = state_of(job.model(basis.run.folder))
     if state == "finished" or job.is_given:
         return 0.0
-    size, settings = basis.task_sizes.get(job.task), _settings(basis, job)
-    return None if size is None else _times(settings) * _training(basis, job, done, size).seconds
+    size = basis.task_sizes.get(job.task)
+    return None if size is None else _times(basis, job) * _training(basis, job, done, size).seconds
 
 
 def _settings(basis: Basis, job: Job) -> Finetune:

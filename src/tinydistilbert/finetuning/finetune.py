@@ -8,6 +8,7 @@ from typing import Any
 
 from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.finetuning.examples import TaskExamples
+from tinydistilbert.finetuning.schedule import candidate_rates
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.finetuning.thresholds import set_threshold
 from tinydistilbert.finetuning.trainer import (
@@ -65,9 +66,7 @@ def finetune(
         Interrupted: the user asked to stop; the same call resumes from a checkpoint.
     """
     task = examples.task
-    of_task = settings.settings(task.name)
-    has_rate = soft_targets is not None and of_task.distillation.learning_rate is not None
-    rates = (not has_rate and of_task.learning_rates) or (of_task.optimization.learning_rate,)
+    rates = candidate_rates(settings.settings(task.name), is_distilled=soft_targets is not None)
 
     def prepare(rate: float) -> TaskTraining:
         training = prepare_training(

@@ -11,14 +11,25 @@ def finetune_steps(settings: schema.Finetune, features: int) -> int:
     return max(_steps(settings, settings.epochs, features), settings.min_steps)
 
 
+def candidate_rates(settings: schema.Finetune, *, is_distilled: bool) -> tuple[float, ...]:
+    """Return the learning rates from which one is chosen; a single one if `distillation` has its own rate."""
+    has_rate = is_distilled and settings.distillation.learning_rate is not None
+    return (() if has_rate else settings.learning_rates) or (settings.optimization.learning_rate,)
+
+
 def intermediate_steps(settings: schema.Finetune, features: int) -> int:
-    """Return the number of first steps of a second distillation in which only the terms on layers count."""
+    """Return the number of first steps of a second distillation in which only the terms on layers count.
+
+    It is at least one if there are intermediate epochs, however few inputs these have.
+    """
     batches = settings.distillation.intermediate_epochs * math.ceil(features / settings.optimization.batch_size)
-    return round(batches / settings.optimization.gradient_accumulation_steps)
+    return max(round(batches / settings.optimization.gradient_accumulation_steps), min(math.ceil(batches), 1))
 
 
 def distillation_phases(settings: schema.Finetune, features: int, originals: int = 0) -> tuple[Phase, ...]:
     """Return the phases of a second distillation: one, or two stages if the recipe says so.
+
+    At least one step follows those in which only the terms on layers count: the head learns nothing from these.
 
     Args:
         settings: of the task.
@@ -26,7 +37,8 @@ def distillation_phases(settings: schema.Finetune, features: int, originals: int
         originals: if the second stage reads only the train examples, their number of inputs; 0 = it reads all inputs.
     """
     distillation, usual = settings.distillation, settings.optimization.learning_rate
-    steps, first = finetune_steps(settings, features), intermediate_steps(settings, features)
+    first = intermediate_steps(settings, features)
+    steps = max(finetune_steps(settings, features), first + 1)
     if not (distillation.has_stages or originals):
         return (Phase(steps, usual),)
     if distillation.epochs is None and not originals:

@@ -20,6 +20,8 @@ from tinydistilbert.training.ranks import ALONE, Ranks
 _FAILURES = re.compile(r"CUDA error|CUDA driver error|HIP error|CUBLAS_STATUS_|CUDNN_STATUS_|MPS backend|NVML")
 _OUR_OWN = re.compile("device-side assert|invalid argument|invalid configuration|out of memory")
 """CUDA errors caused by a mistake in a program or by too little memory, not by a failing device."""
+DEVICES = "auto, cpu, cuda or mps, and present"
+"""What a device may be, for an error."""
 BUSY = 0.5
 """Cores that a training may lack before it warns."""
 
@@ -65,8 +67,9 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         found = str(error).split("\n", 1)[0][:120]
-        expected = "auto, cpu, cuda or mps, and present"
-        raise UserError("--device", expected=expected, found=f"{name!r} ({found})", fix="use --device auto") from None
+        raise UserError("--device", expected=DEVICES, found=f"{name!r} ({found})", fix="use --device auto") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError("--device", expected=DEVICES, found=repr(name), fix="use --device auto")
     return device
 
 

@@ -47,7 +47,7 @@ def jobs_of(jobs: int | str | None, threads: int | None, device: str = "auto") -
     """
     if jobs is None:
         return None
-    if jobs != RAY and (isinstance(jobs, bool | str) or jobs < 1):
+    if jobs != RAY and (isinstance(jobs, bool | str | float) or jobs < 1):
         raise UserError(FLAG, expected="a whole number >= 1, or ray", found=repr(jobs), fix="change the value")
     refuse_several(FLAG)
     return None if jobs == 1 else Jobs(0 if jobs == RAY else int(jobs), threads, device)

@@ -150,7 +150,8 @@ def cluster(jobs: Jobs, parts: int, folder: Path, log: Callable[[str], None]) ->
             try:
                 ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
             except Exception as error:
-                problem = f"Ray cannot be reached ({str(error).strip().splitlines()[-1]})"
+                why = (str(error).strip() or type(error).__name__).splitlines()[-1]
+                problem = f"Ray cannot be reached ({why})"
                 raise UserError(
                     WHERE, problem=problem, fix="check RAY_ADDRESS, and that `ray status` answers"
                 ) from None

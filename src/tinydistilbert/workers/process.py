@@ -30,7 +30,11 @@ class Process:
 
     def ask_to_stop(self) -> None:
         """Ask it to save a checkpoint and end."""
-        if self.process.poll() is None:
+        if self.process.poll() is not None:
+            return
+        if sys.platform == "win32" and self.process.stdin:  # there `terminate` would kill it, without a checkpoint
+            self.process.stdin.close()  # `stop_with_parent` notices
+        else:
             self.process.terminate()
 
     def wait(self, seconds: float) -> bool:
@@ -66,10 +70,11 @@ def begin(
     disk.make_folder(log.parent)
     with log.open("ab") as stream:
         # A separate session: Ctrl-C then reaches it once, through its parent. A second request would end it at once.
+        # Windows has process groups instead.
         process = subprocess.Popen(
             [sys.executable, "-m", "tinydistilbert", *arguments, "--threads", count],
             stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT, env=environment, cwd=folder,
-            start_new_session=True,
+            start_new_session=True, creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )  # fmt: skip
     return Process(process)
 
