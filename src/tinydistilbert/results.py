@@ -32,15 +32,30 @@ def _git_commit() -> str:
     try:
         commit = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
         return commit + ("+" if run(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):  # no git, or a slow disk
         return ""
+
+
+def version_of_module(name: str) -> str | None:
+    """Return the version of the distribution that brings a module; None if none does.
+
+    Its name may be another one: `onnxruntime-gpu` brings `onnxruntime`. A folder of the module's name in the working
+    folder, such as an exported model, is no module.
+    """
+    if not util.find_spec(name):
+        return None
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        bringing = metadata.packages_distributions().get(name, ())
+        return metadata.version(bringing[0]) if bringing else None
 
 
 @functools.cache
 def environment() -> dict[str, Any]:
     """Return the machine and the software that this process measures on."""
     libraries = {name: metadata.version(name) for name in LIBRARIES}
-    libraries |= {name: metadata.version(name) for name in OPTIONAL_LIBRARIES if util.find_spec(name)}
+    libraries |= {name: version for name in OPTIONAL_LIBRARIES if (version := version_of_module(name))}
     return {
         "commit": _git_commit(),
         "python": platform.python_version(),

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+import tinydistilbert as td
 from tinydistilbert import results
+from tinydistilbert.api.outcomes import TaskModel
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import resampling
-from tinydistilbert.recipe.schema import Finetune, Recipe
+from tinydistilbert.recipe.schema import Compress, Finetune, Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report.compare import ComparedRun, compare, compare_rows, measured_differences, parse_run
 from tinydistilbert.report.comparison_page import comparison_table, write_comparison
@@ -134,6 +136,47 @@ def test_one_run_is_its_rows_beside_one_another(tmp_path: Path) -> None:
     assert only[0].paired.interval == (0, 0) and only[0].paired.p == 1
     adjusted = resampling.holm([d.paired.p for d in only])
     assert [d.adjusted for d in only] == adjusted and adjusted[1] == pytest.approx(3 * only[1].paired.p)
+
+
+def compress_run(run: Path) -> None:
+    """Add a compression of two variants, of which the second was chosen."""
+    recipe = recipe_of(None, "sst2")
+    atomic.write_text(
+        run / "recipe.toml", to_toml(dataclasses.replace(recipe, compress=Compress(row="student", tasks=("sst2",))))
+    )
+    with atomic.unfinished(run / "tasks/sst2/compressed/summary") as folder:
+        for place, predictions in enumerate((GOOD, POOR)):
+            pyarrow.parquet.write_table(pa.table(dict(sst2(predictions))), folder / f"predictions-{place}.parquet")
+        results.write(
+            folder / "measurements.jsonl",
+            [
+                Measurement(
+                    f"variant {place}", "compress", "accuracy", 0.5, "validation", data_fingerprint="f",
+                    details={"of": "sst2", "place": place, "best": place == 1, "warnings": [f"warning {place}"]},
+                )
+                for place in (0, 1)
+            ],
+        )  # fmt: skip
+
+
+def test_a_compressed_model_is_compared_by_its_predictions(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", {"teacher": [GOOD], "student": [GOOD]})
+    compress_run(run)
+    result = TaskModel(run, model=run / "tasks/sst2/compressed/best", task="sst2", row="student")
+    comparison = td.compare(result, f"{run}:teacher")
+    (difference,) = comparison.differences
+    assert difference.paired.difference == pytest.approx(-12 / 40), "not the student before it was compressed"
+    assert difference.pairing.first.warnings == ("warning 1",) and "Compressed model − Teacher" in repr(comparison)
+    uncompressed = dataclasses.replace(result, model=run / "tasks/sst2/student/seed-0/model")
+    assert td.compare(uncompressed, f"{run}:teacher").differences[0].paired.difference == 0
+    pairs = [(d.row, d.pairing.second.side.row) for d in compare(parse_run(f"{run}:compressed")).differences]
+    assert pairs == [("compressed", "teacher"), ("compressed", "student")]
+    assert all(d.row != "compressed" for d in compare(ComparedRun(run)).differences), "only if it is named"
+    alone = tmp_path / "alone"  # a given task model that was compressed: nothing else was scored
+    compress_run(alone)
+    assert compare(parse_run(f"{alone}:compressed"), parse_run(f"{run}:teacher")).differences[0].paired.first == 26 / 40
+    with pytest.raises(UserError, match=r"compare .*alone:compressed"):
+        compare(ComparedRun(alone), ComparedRun(run))
 
 
 def test_rows_are_named_behind_a_colon(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -101,6 +102,32 @@ def test_every_default_has_a_source_and_every_source_a_default() -> None:
     assert readme.written(text, readme.PAGES["docs/reference/defaults.md"]) == text, "run: python results/readme.py"
     decisions = re.findall(r"\]\(\.\./(decisions/[^)]+)\)", text)
     assert decisions and all((ROOT / "docs" / page).is_file() for page in decisions)
+
+
+def test_a_module_has_the_version_of_whatever_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_runtime").mkdir()
+    (tmp_path / "a_runtime/__init__.py").touch()
+    (tmp_path / "an_export").mkdir()  # a folder in the working folder, which Python takes for a module
+    info = tmp_path / "a_runtime_gpu-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: a-runtime-gpu\nVersion: 1.5\n")
+    (info / "top_level.txt").write_text("a_runtime\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert results.version_of_module("a_runtime") == "1.5" and results.version_of_module("an_export") is None
+    assert results.version_of_module("no_such_module") is None
+
+
+def test_a_slow_git_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_slow(*args: object, **_options: object) -> None:
+        raise subprocess.TimeoutExpired("git", 10)
+
+    monkeypatch.setattr(subprocess, "run", too_slow)
+    monkeypatch.setattr(Path, "exists", lambda _path: True)
+    results.environment.cache_clear()
+    try:
+        assert results.environment()["commit"] == ""
+    finally:
+        results.environment.cache_clear()
 
 
 def test_variants_of_earlier_versions_have_the_names_of_today(tmp_path: Path) -> None:

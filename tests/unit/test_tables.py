@@ -277,16 +277,17 @@ def test_markdown_has_as_many_cells_in_every_line_and_escapes_bars() -> None:
 def test_the_terminal_shows_every_cell_and_reads_no_markup() -> None:
     table = Table(
         "t",
-        "Title",
+        "runs/[old] − runs/new",
         "Caption.",
         ("Model", "A"),
         (TableRow("measured", (Cell("[red]x[/red]"), Cell("1.0", "*"))),),
-        ("note",),
+        ("note", "every prediction is the same: [spam] or [/spam]"),
     )
     stream = io.StringIO()
     Console(file=stream, width=100).print(to_rich(table))
     shown = stream.getvalue()
     assert "[red]x[/red]" in shown and re.search(r"1\.0\*", shown) and "note" in shown
+    assert "[old]" in shown and "[spam]" in shown and "[/spam]" in shown, "a folder and labels with brackets"
 
 
 def test_a_split_that_the_data_lacks_is_named() -> None:

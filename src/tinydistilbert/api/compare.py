@@ -7,6 +7,8 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.report import compare as comparisons
 from tinydistilbert.report.compare import ComparedRun, parse_run
 from tinydistilbert.report.comparison_page import PAGE_FILE, comparison_table, write_comparison
+from tinydistilbert.report.scores import COMPRESSED
+from tinydistilbert.run_folder import RunFolder
 
 
 def compare(
@@ -16,7 +18,8 @@ def compare(
     """Compare two rows, two runs, or the rows of one run, example by example, with their tests.
 
     Args:
-        first: the result of another function, a run folder, or a row of one: `runs/a:student (D)`.
+        first: the result of another function, a run folder, or a row of one: `runs/a:student (D)`. Of the
+            result of `shrink` or `compress` it is the compressed model, `runs/a:compressed`.
         second: what to compare with; differences are scores of the first minus those of the second. None = compare the
             rows of the first with one another.
         output: a folder for a page and for the examples that only one side gets right.
@@ -39,5 +42,6 @@ def compare(
 
 def _side(side: "str | Path | Run") -> ComparedRun:
     if isinstance(side, TaskModel):
-        return ComparedRun(side.folder, side.row)
+        is_compressed = side.model == RunFolder(side.folder).compressed(side.task).best
+        return ComparedRun(side.folder, COMPRESSED if is_compressed else side.row)
     return ComparedRun(side.folder) if isinstance(side, Run) else parse_run(str(side))

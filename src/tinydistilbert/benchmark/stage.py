@@ -3,7 +3,6 @@
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -125,4 +124,4 @@ def _inputs(rows: Sequence[BenchmarkRow], pairs: Pairs) -> dict[str, PairInputs]
 
 def _version(backend: str) -> str:
     library = _LIBRARIES[backend]
-    return f"{library} {metadata.version(library)}"
+    return f"{library} {results.version_of_module(library)}"

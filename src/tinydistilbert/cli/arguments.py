@@ -181,7 +181,7 @@ def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) ->
 
 
 def _compare_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
-    text = "a run folder, or one row of it: `runs/a:student`, `runs/a:student (D)`"
+    text = "a run folder, or one row of it: `runs/a:student`, `runs/a:student (D)`, `runs/a:compressed`"
     parser.add_argument("first", action=Once, convert=str, metavar="RUN", help=text)
     text = "the run, or row of one, to compare with; without it, the rows of RUN are compared with one another"
     parser.add_argument("second", nargs="?", action=Once, convert=str, metavar="OTHER", help=text)

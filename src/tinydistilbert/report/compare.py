@@ -19,7 +19,7 @@ from tinydistilbert.report.predictions import (
     scored_run,
     splits_of,
 )
-from tinydistilbert.report.scores import MAJORITY, TEACHER, mark_of
+from tinydistilbert.report.scores import COMPRESSED, MAJORITY, TEACHER, mark_of
 from tinydistilbert.results import COMPARE, Measurement, Origin
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
@@ -104,7 +104,8 @@ def compare(first: ComparedRun, second: ComparedRun | None = None, *, seed: int 
 
     If no row is named, every row that both runs have is compared with the same row of the other run. A named row is
     compared with the row named there, or with the same one. In one run alone, `PAIRS` are compared, and the teacher
-    with the majority baseline.
+    with the majority baseline; a compressed model (`COMPRESSED`), which is compared only if it is named, with every
+    other row.
 
     Args:
         first: the differences are its scores minus those of the second.
@@ -114,8 +115,9 @@ def compare(first: ComparedRun, second: ComparedRun | None = None, *, seed: int 
     Raises:
         UserError: there is nothing to compare, or the two sides have different examples or labels.
     """
-    one = scored_run(first.run)
-    other = scored_run(second.run) if second else one
+    compressed = COMPRESSED in (first.row, second.row if second else None)
+    one = scored_run(first.run, compressed=compressed)
+    other = scored_run(second.run, compressed=compressed) if second else one
     for run, row in ((one, first.row), (other, second.row if second else None)):
         if row is not None and row not in run.rows:
             fix = f"use one of {', '.join(run.rows)}"
@@ -185,6 +187,8 @@ def _rows_and_tasks(run: ScoredRun) -> str:
 def _row_pairs(
     first: ComparedRun, one: ScoredRun, second: ComparedRun | None, other: ScoredRun
 ) -> list[tuple[str, str]]:
+    if second is None and first.row == COMPRESSED:
+        return [(COMPRESSED, row) for row in one.rows if row != COMPRESSED]
     if second is None:
         return [pair for pair in PAIRS if first.row in (None, pair[0])]
     if first.row or second.row:

@@ -17,7 +17,8 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics, sanity
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
-from tinydistilbert.report.scores import CHOSEN_ON_REPORTED, MAJORITY, ROWS
+from tinydistilbert.report.scores import CHOSEN_ON_REPORTED, COMPRESSED, MAJORITY, ROWS
+from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import EXAMPLE_HASH, MEASUREMENTS, RunFolder, predictions_file
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT, entities, tasks_of
@@ -40,13 +41,14 @@ class ScoredRun:
     def tasks(self) -> dict[str, Task]:
         """The tasks that were scored, in the order of the recipe."""
         known = tasks_of(self.recipe.finetune)
-        return {name: known[name] for name in self.recipe.finetune.tasks if name in self.scores}
+        named = dict.fromkeys((*self.recipe.finetune.tasks, *self.recipe.compress.tasks))
+        return {name: known[name] for name in named if name in self.scores}
 
     @property
     def rows(self) -> tuple[str, ...]:
         """The rows that were scored on any task, in the order of the tables."""
         scored = {row for name in self.tasks for row in self.scores[name]}
-        return tuple(row for row in ROWS if row in scored)
+        return tuple(row for row in (*ROWS, COMPRESSED) if row in scored)
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,10 @@ class Pairing:
         return first == wanted, second == wanted
 
 
-def scored_run(folder: Path, recipe: Recipe | None = None) -> ScoredRun:
+def scored_run(folder: Path, recipe: Recipe | None = None, *, compressed: bool = False) -> ScoredRun:
     """Return a run's finished scores, checked against their manifests; `recipe` saves reading it again.
+
+    With `compressed`, the row `COMPRESSED` is among them: the predictions of the variants that compressions chose.
 
     Raises:
         UserError: no run folder, or one without scores, or a file in it that differs from how it was written.
@@ -162,9 +166,15 @@ def scored_run(folder: Path, recipe: Recipe | None = None) -> ScoredRun:
     for path in RunFolder(folder).all_scores():
         facts = atomic.read_manifest(path)
         scores.setdefault(facts["task"], {}).setdefault(facts["row"], {})[facts["seed"]] = path
+    summaries = {name: RunFolder(folder).compressed(name).summary for name in recipe.compress.tasks}
+    finished = {name: summary for name, summary in summaries.items() if atomic.is_finished(summary)}
+    for name, summary in finished.items() if compressed else ():
+        atomic.read_manifest(summary)
+        scores.setdefault(name, {})[COMPRESSED] = {recipe.seed: summary}
     run = ScoredRun(folder, recipe, scores)
     if not run.tasks:
-        raise UserError(where, expected="a run with scored tasks", found="none", fix="run it up to `evaluate` first")
+        fix = f"compare {folder}:{COMPRESSED}" if finished else "run it up to `evaluate` first"
+        raise UserError(where, expected="a run with scored tasks", found="none", fix=fix)
     return run
 
 
@@ -172,7 +182,19 @@ def splits_of(run: ScoredRun, task: str, row: str) -> list[str]:
     """Return the splits on which every seed of a row has predictions."""
     scores = run.scores[task][row].values()
     splits = sorted((*run.tasks[task].evaluation, HELD_OUT))
-    return [split for split in splits if all((folder / predictions_file(split)).is_file() for folder in scores)]
+    return [split for split in splits if all(_file(folder, row, split).is_file() for folder in scores)]
+
+
+def _file(folder: Path, row: str, split: str) -> Path:
+    """Return the file with a row's predictions on a split; there is none where the row was not scored on it."""
+    measured = _measured(folder, row, split) if row == COMPRESSED else []
+    return folder / predictions_file(measured[0].details["place"] if measured else split)
+
+
+def _measured(folder: Path, row: str, split: str) -> list[Measurement]:
+    """Return the measurements of a row on a split; a compression's folder has those of its other variants, too."""
+    of_split = [m for m in results.read(folder / MEASUREMENTS) if m.split == split]
+    return [m for m in of_split if m.details.get("best")] if row == COMPRESSED else of_split
 
 
 def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicted:
@@ -189,7 +211,7 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
     warnings: dict[str, None] = {}
     fingerprint, fix = "", "delete this folder and run `tinydistilbert evaluate` again"
     for seed, folder in sorted(run.scores[task.name][row].items()):
-        path = folder / predictions_file(split)
+        path = _file(folder, row, split)
         try:
             table = pyarrow.parquet.read_table(path)
             of_seed = tuple(table[EXAMPLE_HASH].to_pylist()) if EXAMPLE_HASH in table.column_names else ()
@@ -204,12 +226,11 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
         if hashes is not None and (seed_ids, labels, of_seed) != (ids, gold, hashes):
             raise UserError(str(path), problem="its examples are not those of the other seeds", fix=fix)
         ids, gold, hashes = seed_ids, labels, of_seed
-        for measured in results.read(folder / MEASUREMENTS):
-            if measured.split == split:
-                fingerprint = measured.data_fingerprint
-                warnings |= dict.fromkeys(measured.details.get("warnings", ()))
-                if measured.details.get("selected", {}).get("by") in CHOSEN_ON_REPORTED:
-                    warnings[CHOSEN_NOTE] = None
+        for measured in _measured(folder, row, split):
+            fingerprint = measured.data_fingerprint
+            warnings |= dict.fromkeys(measured.details.get("warnings", ()))
+            if measured.details.get("selected", {}).get("by") in CHOSEN_ON_REPORTED:
+                warnings[CHOSEN_NOTE] = None
     return Predicted(Side(run.folder, row), ids, gold, answers, fingerprint, tuple(warnings), hashes or ())
 
 

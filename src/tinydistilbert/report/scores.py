@@ -15,6 +15,8 @@ SUBSET, TRAINED_ON_SUBSET, FROM_TRAIN, CHOSEN, WARNING = MARKS = ("*", "â€ ", "Â
 CHOSEN_ON_REPORTED = ("reported", "published")
 """Values of `finetune.select` by which the reported examples chose the epoch; earlier versions wrote the second."""
 TEACHER, MAJORITY = "teacher", "majority"
+COMPRESSED = "compressed"
+"""Row of a comparison: the variant that a compression chose, in the folder `best`."""
 ROWS = (TEACHER, "student", "student (D)", "control", "model", "model (D)", *BASELINE_NAMES)
 """Measured rows in the order of the tables; a given model (`finetune.model`) replaces student and control."""
 LEVEL = 0.05
@@ -34,7 +36,7 @@ TITLES = {
 
 def row_title(row: str) -> str:
     """Return a row's name as tables print it."""
-    return "Majority baseline" if row == MAJORITY else TITLES.get(row, row)
+    return {MAJORITY: "Majority baseline", COMPRESSED: "Compressed model"}.get(row) or TITLES.get(row, row)
 
 
 def metric_title(task: Task, metric: str) -> str:

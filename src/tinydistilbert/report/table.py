@@ -74,10 +74,9 @@ def points(value: float | None) -> str:
 
 def to_rich(table: Table) -> RichTable:
     """Return the table for a terminal, with the notes as its caption."""
-    rich = RichTable(
-        title=table.title, caption="\n".join((table.caption, *table.notes)), box=box.SIMPLE_HEAD, pad_edge=False,
-        padding=(0, 1, 0, 0),
-        title_justify="left", caption_justify="left", title_style="bold", caption_style="dim",
+    rich = RichTable(  # a str would be read as markup: the name of a label or a folder may hold brackets
+        title=Text(table.title, style="bold"), caption=Text("\n".join((table.caption, *table.notes)), style="dim"),
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left", caption_justify="left",
     )  # fmt: skip
     for index, heading in enumerate(table.columns):
         rich.add_column(Text(heading), justify="right" if index else "left", overflow="fold")
