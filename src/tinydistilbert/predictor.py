@@ -85,7 +85,7 @@ class Predictor:
             `cut_tokens`, the number of its tokens that were not read.
 
         Raises:
-            UserError: the numbers of pairs and texts differ, or the model's logits are not finite.
+            UserError: the numbers of pairs and texts differ, one is no text, or the model's logits are not finite.
         """
         if self.kind == "token-classification":
             return self._tagged([texts] if isinstance(texts, str) else texts, pairs)
@@ -114,7 +114,7 @@ class Predictor:
         In span models, questions are cut, while contexts of any length are read in windows.
 
         Raises:
-            UserError: the numbers of pairs and texts differ.
+            UserError: the numbers of pairs and texts differ, or one is no text.
         """
         texts, pairs = _listed(texts, pairs)
         if not texts:
@@ -190,6 +190,7 @@ class Predictor:
             raise UserError("pairs", problem="the model tags the words of single texts", fix=fix)
         if not len(texts):
             return []
+        _check_texts("texts", texts, or_words=True)
         given = [(text, words_in(text)) if isinstance(text, str) else joined(text) for text in texts]
         columns: dict[str, list[Any]] = {"text": [text for text, _ in given], WORDS: [words for _, words in given]}
         columns["label"] = [None] * len(given)
@@ -254,14 +255,25 @@ def _listed(texts: str | Sequence[str], pairs: str | Sequence[str] | None) -> tu
     """Return texts and pairs as lists.
 
     Raises:
-        UserError: the numbers of pairs and texts differ.
+        UserError: the numbers of pairs and texts differ, or one is no text.
     """
     texts = [texts] if isinstance(texts, str) else [*texts]
+    _check_texts("texts", texts)
     pairs = [pairs] if isinstance(pairs, str) else None if pairs is None else [*pairs]
     if pairs is not None and len(pairs) != len(texts):
         problem = f"there are {len(texts)} texts and {len(pairs)} pairs"
         raise UserError("pairs", problem=problem, fix="give one pair for each text")
+    _check_texts("pairs", pairs or ())
     return texts, pairs
+
+
+def _check_texts(where: str, texts: Any, *, or_words: bool = False) -> None:
+    """Refuse what is no text, such as the NaN of an empty cell; with `or_words`, lists of words count as texts."""
+    for number, text in enumerate(texts):
+        if or_words and hasattr(text, "__len__") and not isinstance(text, str):
+            _check_texts(f"{where}[{number}]", text)
+        elif not isinstance(text, str) or not (text.isascii() or text.encode("utf-8", "ignore").decode() == text):
+            raise UserError(f"{where}[{number}]", expected="a text", found=ascii(text)[:40], fix="correct it")
 
 
 def _check_finite(logits: Logits) -> None:

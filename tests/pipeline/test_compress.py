@@ -6,11 +6,14 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, PreTrainedTokenizerFast
 
 from tinydistilbert import results
 from tinydistilbert.cli.main import main
@@ -20,9 +23,9 @@ from tinydistilbert.compress.measure import Bar, MeasuredVariant, best_variant
 from tinydistilbert.compress.variants import Variant
 from tinydistilbert.models.runtimes import is_exported
 from tinydistilbert.predictor import load
-from tinydistilbert.recipe.schema import Compress
+from tinydistilbert.recipe.schema import Compress, Recipe
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks import encoding
+from tinydistilbert.tasks import TASKS, encoding
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features
 
@@ -52,6 +55,40 @@ def finetuned(columns: list[str], teacher: Path, tmp_path_factory: pytest.TempPa
 def run(finetuned: Path, tmp_path: Path) -> Path:
     """A copy of the run, which a test may change."""
     return shutil.copytree(finetuned, tmp_path / "run")
+
+
+def test_a_teacher_with_its_classes_in_another_order_is_read_in_the_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, gold = TASKS["sst2"], [0, 1, 1, 0]
+    examples = Examples(task, "train", {"text": ["a"] * 4, "label": gold}, 4)
+    right = np.eye(2, dtype=np.float32)[gold]
+    asked: Any = SimpleNamespace(teacher=tmp_path, held_out=examples, teacher_labels=())
+    monkeypatch.setattr(builder, "encoded", lambda *_: Features(right, right, np.array(gold), np.arange(4)))
+    monkeypatch.setattr(builder, "logits_of", lambda *_: right[:, ::-1])
+    for names, given in ((("positive", "negative"), ()), (("LABEL_0", "LABEL_1"), ("positive", "negative"))):
+        config = BertConfig(id2label=dict(enumerate(names)), architectures=["BertForSequenceClassification"])
+        config.save_pretrained(tmp_path)
+        asked.teacher_labels = given
+        assert builder.held_out_score(asked, tmp_path) == 1
+        assert builder.held_out_predictions(asked, tmp_path).values.tolist() == gold
+    asked.teacher = None  # the variants have the classes of the task
+    assert builder.held_out_score(asked, tmp_path) == 0
+
+
+def test_the_given_classes_of_a_teachers_outputs_are_those_of_teachers_from_elsewhere() -> None:
+    recipe, labels = Recipe(), ("positive", "negative")
+    for compress, teachers, distilled, expected in (
+        (("t",), ("t",), "first", labels),
+        ((), ("t",), ("t",), labels),
+        ((), ("t",), "first", ()),
+        ((), (), ("t",), ()),
+    ):
+        distillation = replace(recipe.finetune.distillation, teachers=distilled, teacher_labels=labels)
+        finetune = replace(recipe.finetune, distillation=distillation)
+        of_run = replace(recipe, compress=Compress(teachers=compress), finetune=finetune)
+        asked: Any = SimpleNamespace(recipe=of_run, task=TASKS["sst2"], teachers=tuple(map(Path, teachers)))
+        assert cast(Any, builder.VariantBuilder.teacher_labels).fget(asked) == expected
 
 
 def test_every_variant_with_the_settings_of_the_run(

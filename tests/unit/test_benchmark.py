@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.runtimes import ModelInputs
 from tinydistilbert.recipe.schema import Benchmark, Compress, Finetune, Recipe
 from tinydistilbert.storage import atomic
+from tinydistilbert.tasks.encoding import Features
 
 pytestmark = pytest.mark.long
 
@@ -192,7 +194,7 @@ def test_preparing_and_warming_up_are_not_timed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_compress_times_by_the_clock_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "encoded", lambda *_: SimpleNamespace(lengths=np.array([3, 4])))
+    monkeypatch.setattr(measure, "encoded", lambda *_: SimpleNamespace(lengths=np.array([3, 4]), example=np.arange(2)))
     monkeypatch.setattr(measure, "_timed", lambda *_: Timed(lambda index: index, lambda _: time.sleep(0.03)))
 
     def seconds(clock: Literal["wall", "core"]) -> float:
@@ -201,6 +203,34 @@ def test_compress_times_by_the_clock_of_the_recipe(monkeypatch: pytest.MonkeyPat
         return max(times["a"][0])
 
     assert seconds("wall") >= 0.03 > 0.02 > seconds("core"), "who sleeps does not have the core"
+
+
+def test_variants_of_other_tokenizers_are_timed_on_the_same_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = {"first": [0, 0, 0, 1, 2, 2], "fewer": [0, 0, 1, 2], "more": [0, 0, 0, 0, 1, 1, 2, 2]}
+    read: dict[str, set[tuple[int, int]]] = {name: set() for name in windows}
+    by_features: dict[int, str] = {}
+
+    def encoded(_builder: Any, _examples: Any, folder: Path) -> Features:
+        owners, rows = np.array(windows[folder.name]), [np.ones(3, np.int32)] * len(windows[folder.name])
+        features = Features(rows, rows, np.zeros((len(rows), 2)), owners, offsets=[])
+        by_features[id(features)] = folder.name
+        return features
+
+    def single_inputs(features: Features, indices: list[int], _pad: int) -> list[ModelInputs]:
+        (index,), owners = indices, features.example.tolist()
+        read[by_features[id(features)]].add((owners[index], index - owners.index(owners[index])))
+        return [{"input_ids": np.ones((1, 3), np.int64)}]
+
+    monkeypatch.setattr(measure, "encoded", encoded)
+    monkeypatch.setattr(measure, "single_inputs", single_inputs)
+    monkeypatch.setattr(measure, "runtime_of", lambda *_, **__: Mock(token_types=False))
+    monkeypatch.setattr(measure, "pad_token_id", lambda *_: 0)
+    builder: Any = SimpleNamespace(recipe=Recipe())
+    measure._times(builder, [Variant(name, Path(name), Path()) for name in windows], cast(Any, None), 0, rounds=2)
+    assert read == {
+        "first": {(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1)}, "fewer": {(0, 0), (0, 1), (1, 0), (2, 0)},
+        "more": {(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1)},
+    }  # fmt: skip
 
 
 def test_made_up_pairs_have_lengths_like_those_of_sts_b(tokenizer: PreTrainedTokenizerFast, pairs: Pairs) -> None:

@@ -105,6 +105,10 @@ def test_examples_are_read_from_a_file(tmp_path: Path) -> None:
     lines.write_text(f"one\n\n{PAYLOADS[0]}\n")
     pairs.write_text('"one"\n["a", "b"]\n\n')
     assert read_examples(lines) == ["one", PAYLOADS[0]] and read_examples(pairs) == ["one", ["a", "b"]]
+    lines.write_text("one\u2028line\x85\r\n\x0btwo\n", encoding="utf-8")
+    pairs.write_text('"one\u2028line"\n["a\x85", "b"]\n', encoding="utf-8")
+    assert read_examples(lines) == ["one\u2028line\x85", "\x0btwo"]
+    assert read_examples(pairs) == ["one\u2028line", ["a\x85", "b"]]
     for wrong in ("3", "{", '["a", 3]', "[]"):
         pairs.write_text(f'"one"\n{wrong}\n')
         with pytest.raises(UserError, match=r"a.jsonl:2"):

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,6 +102,13 @@ def test_a_hub_model_is_pinned_once_and_told(hub: Path, capsys: pytest.CaptureFi
     assert load_tokenizer("some/model")("the student")["input_ids"]
     advice = f'to keep this version, add teacher.revision = "{COMMIT}" to the recipe, or use this name'
     assert capsys.readouterr().err == f"pinned some/model@{COMMIT}: {advice}\n"
+
+
+def test_a_path_of_windows_is_a_hub_name_too(network: Network) -> None:
+    name: Any = PureWindowsPath("some/model")
+    assert str(name) == "some\\model"
+    assert hub_module.local_folder(name, None, ("config.json",)) == network.cache / COMMIT
+    assert hub_module.pinned_revisions() == {"some/model": COMMIT}
 
 
 def test_a_commit_is_taken_as_it_is(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:

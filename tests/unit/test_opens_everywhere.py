@@ -17,9 +17,17 @@ from transformers import AutoConfig, pipeline
 
 from tests import tiny
 from tinydistilbert.export.quantize import quantize
-from tinydistilbert.export.to_onnx import export
+from tinydistilbert.export.to_onnx import _torch_model, export
 from tinydistilbert.models.loading import save_model
-from tinydistilbert.models.runtimes import EARLIER_FILE, INT8_FILE, MODEL_FILE, OnnxRuntime, is_exported, onnx_file
+from tinydistilbert.models.runtimes import (
+    EARLIER_FILE,
+    INT8_FILE,
+    MODEL_FILE,
+    OnnxRuntime,
+    is_exported,
+    model_bytes,
+    onnx_file,
+)
 from tinydistilbert.predictor import load
 from tinydistilbert.storage import atomic
 
@@ -215,3 +223,19 @@ def test_sentence_transformers_reads_an_encoder_by_the_mean_of_its_tokens(tmp_pa
         with torch.inference_mode():
             hidden = model.base_model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         np.testing.assert_allclose(embedding, hidden.mean(0).numpy(), atol=1e-4)
+
+
+def test_a_torch_model_beside_someone_elses_onnx_file_is_a_torch_model(task_model: Maker, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(task_model("distilbert", "classification"), tmp_path / "published"))
+    before = model_bytes(folder)
+    (folder / MODEL_FILE).parent.mkdir()
+    (folder / MODEL_FILE).write_bytes(b"of another program")
+    assert _torch_model(folder)[1] == "classification" and not is_exported(folder)
+    assert model_bytes(folder) == before == (folder / "model.safetensors").stat().st_size
+
+
+def test_the_bytes_of_a_torch_model_are_those_of_all_its_shards(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"model-0000{number}-of-00002.safetensors").write_bytes(bytes(1000))
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    assert model_bytes(tmp_path) == 2000

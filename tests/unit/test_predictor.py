@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,23 @@ def test_what_it_cannot_answer_is_told(folder_of: Maker) -> None:
         predictor.predict(["one", "two"], ["pair"])
     with pytest.raises(UserError, match="a context for each question"):
         load(folder_of("bert", "span")).predict("Where?")
+
+
+def test_what_is_no_text_is_told_with_its_number(tokenizer) -> None:
+    nothing: Any = None
+    whole = Predictor(nothing, tokenizer, "regression", (), 32)
+    bad: list[Any] = [float("nan"), None, 3, b"a", "half of a pair \ud83d", ("a", "b")]
+    for one in bad:
+        with pytest.raises(UserError, match=r"texts\[1\]: expected a text, found"):
+            whole.predict(["a", one])
+        with pytest.raises(UserError, match=r"pairs\[0\]: expected a text, found"):
+            whole.predict(["a", "é \U0001f600"], [one, "b"])
+    tagger = Predictor(nothing, tokenizer, "token-classification", ("O",), 32)
+    for one in bad[:3]:
+        with pytest.raises(UserError, match=r"texts\[1\]: expected a text, found"):
+            tagger.predict(["a", one])
+        with pytest.raises(UserError, match=r"texts\[1\]\[2\]: expected a text, found"):
+            tagger.predict(["a", ["a", "b", one]])
 
 
 @pytest.mark.parametrize("head", ["classification", "regression", "span"])

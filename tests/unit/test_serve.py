@@ -362,6 +362,8 @@ def test_a_busy_port_and_foreign_addresses_are_said_before_the_model_is_loaded(t
     for host, words in (
         ("192.0.2.1", "not an address of this machine"),
         ("no.such.invalid", "address of this machine"),
+        ("127.0..1", "address of this machine, found '127.0..1'"),
+        (f"{'a' * 64}.example", "address of this machine"),
     ):
         with pytest.raises(UserError, match=words):
             serve(tmp_path / "nothing", host=host, port=0)

@@ -10,7 +10,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert.evaluation.scoring import Predictions, headline_score, read_predictions, threshold_for
+from tinydistilbert.evaluation.scoring import (
+    Predictions,
+    Threshold,
+    headline_score,
+    read_predictions,
+    threshold_for,
+)
 from tinydistilbert.finetuning.examples import training_examples
 from tinydistilbert.models import untrusted
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
@@ -22,6 +28,7 @@ from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.storage.made_from import MadeFrom
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import INPUTS, Logits, predict
 from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples
@@ -97,6 +104,13 @@ class VariantBuilder:
         """The model whose score is to be kept; None if the model is its own teacher."""
         return next((teacher for teacher in self.teachers if teacher != self.model), None)
 
+    @property
+    def teacher_labels(self) -> tuple[str, ...]:
+        """The class of each output of teachers from elsewhere, if the user gave it; empty = by their config's names."""
+        distillation = self.recipe.finetune.settings(self.task.name).distillation
+        are_given = bool(self.recipe.compress.teachers) or isinstance(distillation.teachers, tuple)
+        return distillation.teacher_labels if self.teachers and are_given else ()
+
     @cached_property
     def recovery_examples(self) -> Examples:
         """The train examples of pruned models."""
@@ -160,19 +174,30 @@ def logits_of(builder: VariantBuilder, folder: Path, features: Features) -> Logi
 
 
 def held_out_score(builder: VariantBuilder, folder: Path) -> float:
-    """Return the headline metric of a variant on the held-out examples."""
-    features = encoded(builder, builder.held_out, folder)
-    logits = logits_of(builder, folder, features)
-    return headline_score(
-        builder.held_out, features, logits, threshold=threshold_for(load_config(folder), builder.held_out)
-    )
+    """Return the headline metric of a variant, or of the teacher, on the held-out examples."""
+    features, logits, threshold = _on_held_out(builder, folder)
+    return headline_score(builder.held_out, features, logits, threshold=threshold)
 
 
 def held_out_predictions(builder: VariantBuilder, folder: Path) -> Predictions:
     """Return the predictions of a variant, or of the teacher, on the held-out examples."""
-    features = encoded(builder, builder.held_out, folder)
-    threshold = threshold_for(load_config(folder), builder.held_out)
-    return read_predictions(builder.held_out, features, logits_of(builder, folder, features), threshold=threshold)
+    features, logits, threshold = _on_held_out(builder, folder)
+    return read_predictions(builder.held_out, features, logits, threshold=threshold)
+
+
+def _on_held_out(builder: VariantBuilder, folder: Path) -> tuple[Features, Logits, Threshold | None]:
+    """Return the held-out examples as inputs, and logits and threshold of a model, both in the order of the classes.
+
+    A teacher from elsewhere may have its classes in another order.
+    """
+    config, examples = load_config(folder), builder.held_out
+    features = encoded(builder, examples, folder)
+    logits = logits_of(builder, folder, features)
+    is_teacher = folder == builder.teacher
+    order = check_classes(folder, config, examples.task, builder.teacher_labels) if is_teacher else None
+    if order is not None:
+        logits = logits[..., order] if isinstance(logits, np.ndarray) else [row[..., order] for row in logits]
+    return features, logits, threshold_for(config, examples, order)
 
 
 def pad_token_id(builder: VariantBuilder, folder: Path) -> int:

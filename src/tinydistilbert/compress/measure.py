@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tinydistilbert.benchmark.pairs import slices_of_like_lengths
 from tinydistilbert.benchmark.timing import CLOCKS, Timed, one_core, summarize, time_in_turns
 from tinydistilbert.compress.builder import (
@@ -186,22 +189,37 @@ def _times(
     builder: VariantBuilder, timed_variants: Sequence[Variant], validation: Examples, examples: int, rounds: int
 ) -> Times:
     """Return the seconds of single validation inputs, by variant and round, timed in turns on one core."""
-    timed: dict[str, Timed] = {}
-    slices: list[list[int]] = []
-    for variant in timed_variants:
-        features = encoded(builder, validation, variant.folder)
-        slices = slices or slices_of_like_lengths(features.lengths.tolist(), examples, rounds, 0)
-        timed[variant.name] = _timed(builder, variant, features)
+    features = [encoded(builder, validation, variant.folder) for variant in timed_variants]
+    slices = slices_of_like_lengths(features[0].lengths.tolist(), examples, rounds, 0)
+    timed = {
+        variant.name: _timed(builder, variant, of_variant, same_windows(features[0].example, of_variant.example))
+        for variant, of_variant in zip(timed_variants, features, strict=True)
+    }
     with one_core():
         return time_in_turns(timed, slices, CLOCKS[builder.recipe.compress.clock])
 
 
-def _timed(builder: VariantBuilder, variant: Variant, features: Features) -> Timed:
+def same_windows(windows: NDArray[np.integer], others: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return for each window of the texts the one at its place in the same text, by another tokenizer.
+
+    Another tokenizer may cut a long context into more windows or fewer; beyond a text's last window, that one is taken.
+
+    Args:
+        windows: the text of each window, in ascending order.
+        others: the same for the other tokenizer.
+    """
+    place = np.arange(len(windows)) - np.searchsorted(windows, windows)
+    first, end = np.searchsorted(others, windows), np.searchsorted(others, windows, side="right")
+    same: NDArray[np.int64] = np.minimum(first + place, end - 1)
+    return same
+
+
+def _timed(builder: VariantBuilder, variant: Variant, features: Features, window_of: NDArray[np.int64]) -> Timed:
     runtime, pad = runtime_of(builder, variant.folder, threads=1), pad_token_id(builder, variant.folder)
     left_out = () if runtime.token_types else ("token_type_ids",)
 
     def prepare(index: int) -> ModelInputs:
-        (inputs,) = single_inputs(features, [index], pad)
+        (inputs,) = single_inputs(features, [int(window_of[index])], pad)
         return {name: array for name, array in inputs.items() if name not in left_out}
 
     return Timed(prepare, runtime)

@@ -194,7 +194,9 @@ def _importance(builder: VariantBuilder, model: PreTrainedModel) -> Importance:
 
 def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:
     """Return the soft targets from which pruned models learn in addition to the labels."""
-    teachers, recipe = builder.teachers or (builder.model,), builder.recipe
+    teachers, labels = builder.teachers or (builder.model,), builder.teacher_labels
+    # Fine-tuning has already compared the teachers that the student learned from with the labels of its examples.
+    labels = labels if builder.recipe.compress.teachers else labels or None
 
     def make(output: Path) -> None:
         compute = builder.compute()
@@ -202,7 +204,7 @@ def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:
             make_soft_targets(
                 builder.recovery_examples, teachers, output, tokenizer=load_tokenizer(builder.model),
                 device=compute.device, max_length=builder.max_length,
-                given_labels=recipe.finetune.distillation.teacher_labels if recipe.compress.teachers else None,
+                given_labels=labels,
             )  # fmt: skip
 
     folder = make_folder(builder, builder.folder.soft_targets, "soft targets of the teacher", make)

@@ -88,7 +88,7 @@ def read_examples(file: Path) -> list[DemoInput]:
         UserError: there is no such file, it is not UTF-8, or a line is neither.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # `splitlines` would also cut at U+2028 and others
     except (OSError, UnicodeDecodeError):
         problem = "this is not a text file in UTF-8"
         raise UserError(str(file), problem=problem, fix="correct --examples") from None

@@ -52,10 +52,11 @@ def local_folder(name: str | Path, revision: str | None, files: tuple[str, ...])
         return path
     if str(name) == OFFLINE_TEACHER:
         return wheel_folder()
-    hub_name = str(name).partition("@")[0]
+    full_name = name if isinstance(name, str) else name.as_posix()  # on Windows, a path has "\\" instead of "/"
+    hub_name = full_name.partition("@")[0]
     if not _NAME.fullmatch(hub_name):
         raise UserError(where, expected="a model folder or hub name", found="no such folder", fix=FIX)
-    return _downloaded(hub_name, commit_of(str(name), revision), files)
+    return _downloaded(hub_name, commit_of(full_name, revision), files)
 
 
 def commit_of(name: str, revision: str | None) -> str:

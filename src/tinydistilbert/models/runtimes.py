@@ -270,13 +270,18 @@ def onnx_file(folder: Path) -> Path | None:
 
 
 def is_exported(folder: Path) -> bool:
-    """Return whether a folder is of the kind that `export` and `compress` make."""
-    return any((folder / name).is_file() for name in untrusted.EXPORTED)
+    """Return whether a folder is of the kind that `export` and `compress` make.
+
+    Published torch models often have an ONNX file of someone else's beside their weights: they are not.
+    """
+    has_weights = any((folder / name).is_file() for name in (untrusted.WEIGHTS, untrusted.INDEX))
+    return not has_weights and any((folder / name).is_file() for name in untrusted.EXPORTED)
 
 
 def model_bytes(folder: Path) -> int:
-    """Return the bytes of the model's files: of torch, ONNX or OpenVINO."""
-    return sum(path.stat().st_size for pattern in ("model.*", "onnx/model*") for path in folder.glob(pattern))
+    """Return the bytes of the model's files: of torch, in shards or not, or else of ONNX or OpenVINO."""
+    patterns = ("model.*", "onnx/model*") if is_exported(folder) else ("model*.safetensors",)
+    return sum(path.stat().st_size for pattern in patterns for path in folder.glob(pattern))
 
 
 def _folder_of(file: Path) -> Path:

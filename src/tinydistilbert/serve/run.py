@@ -69,7 +69,7 @@ def listening(host: str, port: int) -> socket.socket:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = addresses[0]
         return socket.create_server(address, family=family, backlog=WAITING_CONNECTIONS)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # the latter for an empty or very long part between two dots
         raise UserError("--host", expected="an address of this machine", found=repr(host), fix=f"use {HOST}") from None
     except OSError as error:
         fix = "give another one, or --port 0 for any that is free"
