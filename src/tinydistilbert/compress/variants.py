@@ -194,9 +194,9 @@ def _importance(builder: VariantBuilder, model: PreTrainedModel) -> Importance:
 
 def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:
     """Return the soft targets from which pruned models learn in addition to the labels."""
-    teachers, labels = builder.teachers or (builder.model,), builder.teacher_labels
+    teachers = builder.teachers or (builder.model,)
     # Fine-tuning has already compared the teachers that the student learned from with the labels of its examples.
-    labels = labels if builder.recipe.compress.teachers else labels or None
+    labels = builder.teacher_labels if builder.recipe.compress.teachers else builder.teacher_labels or None
 
     def make(output: Path) -> None:
         compute = builder.compute()
