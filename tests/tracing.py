@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import os
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -146,14 +146,19 @@ def _architecture(model: PreTrainedModel, head: str, *, fused: bool, sized: bool
 
 
 @functools.cache
-def _registry() -> tuple[Any, Any]:
-    """The exporter's list of what becomes of each operator, and its maker that makes it once.
+def _made_once() -> tuple[tuple[Any, str, Any], ...]:
+    """Functions that the exporter calls for every model, by where they are, and such that do their work once.
 
-    The exporter makes it for every model, a third of the time that a tiny one takes.
+    One makes its list of what becomes of each operator, a third of the time that a tiny model takes; one registers
+    torch's composite operators.
     """
+    from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry  # imports for half a second
 
-    return ONNXRegistry, staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+    return (
+        (ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib))),
+        (utils, "_materialize_cpp_cia_ops", functools.cache(utils._materialize_cpp_cia_ops)),
+    )
 
 
 @torch.no_grad()
@@ -169,8 +174,9 @@ def _traced_anew(folder: Path, model: PreTrainedModel, head: Any, *, fused: bool
     for name, weight in named.items():
         weight.copy_(torch.from_numpy(every[name]) + FIRST)
     try:
-        registry, made_once = _registry()
-        with patch.object(registry, "from_torchlib", made_once):
+        with ExitStack() as stack:
+            for place in _made_once():
+                stack.enter_context(patch.object(*place))
             proto = traced_by_torch(folder, model, head, fused=fused)
     finally:
         for name, weight in named.items():

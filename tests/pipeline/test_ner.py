@@ -153,7 +153,7 @@ def test_a_given_tagger_is_distilled_pruned_and_exported_from_the_command_line(
                tuned.model, "--output", tmp_path / "run"]  # fmt: skip
     code, out, err = call(*command)
     assert code == 0 and "entity F1" in out and "Model (D)" in out, err
-    for flags in ((), ("--int8",), ("--plain",)):
+    for flags in ((), ("--int8",)):
         folder = tmp_path / f"exported{len(str(flags))}"
         code, _, err = call("export", tuned.model, "--output", folder, *flags)
         assert code == 0, err

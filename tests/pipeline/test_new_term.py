@@ -59,7 +59,7 @@ def changed(path: Path, old: str, new: str) -> None:
 
 def test_a_row_and_a_function_lead_from_the_recipe_to_the_page(recipe_file: Path, tmp_path: Path) -> None:
     package = tmp_path / "source" / "tinydistilbert"
-    shutil.copytree(Path(tinydistilbert.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(tinydistilbert.__file__).parent, package)  # with its bytecode: to compile all takes seconds
     changed(package / "recipe" / "objective.py", "\n    temperature: PositiveRamp", ROW)
     changed(package / "losses" / "terms.py", "\nFUNCTIONS: Mapping", FUNCTION)
     entry = '"hidden": hidden,'
