@@ -32,6 +32,8 @@ FUNCTIONS: Mapping'''
 RUN = """
 import sys
 from tinydistilbert.cli.main import main
+from tinydistilbert.dry_run import machine
+machine.PROBE_SECONDS, machine.PROBE_INPUTS, machine.COPIED = 0.0, 2, 100_000  # as in tests/quick.py
 main(["distill", *sys.argv[1:], "--dry-run"])
 main(["distill", *sys.argv[1:]])
 main(["report", *sys.argv[1:]])
@@ -59,7 +61,7 @@ def changed(path: Path, old: str, new: str) -> None:
 
 def test_a_row_and_a_function_lead_from_the_recipe_to_the_page(recipe_file: Path, tmp_path: Path) -> None:
     package = tmp_path / "source" / "tinydistilbert"
-    shutil.copytree(Path(tinydistilbert.__file__).parent, package)  # with its bytecode: to compile all takes seconds
+    shutil.copytree(Path(tinydistilbert.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     changed(package / "recipe" / "objective.py", "\n    temperature: PositiveRamp", ROW)
     changed(package / "losses" / "terms.py", "\nFUNCTIONS: Mapping", FUNCTION)
     entry = '"hidden": hidden,'
