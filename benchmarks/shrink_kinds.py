@@ -157,13 +157,13 @@ def shrunk(name: str, arguments: argparse.Namespace) -> Row:
 
 def shown(rows: Sequence[Row]) -> str:
     """A line for each set."""
-    head = ("set", "rows", "said", "took", "processor", "kept", "ms", "MB")
+    head = ("set", "rows", "estimated", "took", "processor", "kept", "ms", "MB")
     lines = []
     for row in rows:
         facts = row["facts"]
         lines.append((
             row["set"], f"{row['rows']['train']:,}", f"{row['estimated_seconds']:,.0f} s", f"{row['seconds']:,.0f} s",
-            f"{row['processor_seconds']:,.0f} s", f"{100 * (facts['kept'] or 0):.1f} %",
+            f"{row['processor_seconds']:,.0f} s", "–" if facts["kept"] is None else f"{100 * facts['kept']:.1f} %",
             f"{facts['milliseconds']:.2f}", f"{facts['bytes'] / 1e6:.1f}",
         ))  # fmt: skip
     return table(head, lines)

@@ -15,10 +15,12 @@ from tinydistilbert.recipe.schema import Finetune, Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report import scores
 from tinydistilbert.report.compare import compare, compare_rows, measured_differences, parse_run
+from tinydistilbert.report.compression import compressed_models
 from tinydistilbert.report.kept import kept_on, kept_over, kept_share, raw_share, teacher_above_majority
 from tinydistilbert.report.page import write_report
 from tinydistilbert.report.paper_tables import score_table
 from tinydistilbert.report.summary import summarize
+from tinydistilbert.report.use import best_facts
 from tinydistilbert.report.variants_table import variants_table
 from tinydistilbert.results import Measurement, Origin
 from tinydistilbert.run_folder import RunFolder
@@ -191,3 +193,24 @@ def test_a_student_that_does_not_beat_a_cheap_baseline_carries_a_warning(tmp_pat
     better = results.read(make_run(tmp_path / "better", WRONG | {"student": 4}) / "results.jsonl")
     (student,) = [s for (model, *_), s in scores.collect(better).items() if model == "student"]
     assert not student.marks and not student.unbeaten
+
+
+@pytest.mark.parametrize(
+    ("teacher", "interval", "says"),
+    [(0.9, (0.85, 0.95), "keeps 80.0 % of the teacher’s score"), (0.54, (0.45, 0.63), "scores 82.0 points")],
+)
+def test_what_a_compressed_model_keeps_is_said_where_its_teacher_beats_the_majority_beyond_chance(
+    teacher: float, interval: tuple[float, float], says: str, tmp_path: Path
+) -> None:
+    facts = {"of": "sst2", "row": "student", "place": 0, "best": True}
+    scored = {"difference": {"value": 0.0, "p": 1.0}, "warnings": [], "interval": [0.8, 0.84], "majority": 0.5}
+    measurements = [
+        score("teacher", "sst2", teacher, interval, 0.5, examples=100, examples_total=100),
+        Measurement("int8", "compress", "accuracy", 0.82, "validation", examples=100, details=facts | scored),
+        Measurement("int8", "compress", "milliseconds", 2.0, details=facts | {"p50_ms": 2.0, "noisy": False}),
+        Measurement("int8", "compress", "bytes", 2e6, details=facts),
+    ]
+    (compressed,) = compressed_models(measurements, TASKS)
+    best = best_facts(tmp_path, compressed, measurements)
+    assert says in best.sentence and (best.as_data["kept"] is not None) == ("keeps" in says)
+    assert ("what is kept cannot be said" in best.lines[0]) == ("scores" in says)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tinydistilbert.report import scores
 from tinydistilbert.report.compression import TEACHER_SIZE, TEACHER_TIME, CompressedModel, compressed_models
+from tinydistilbert.report.kept import kept_share, teacher_above_majority
 from tinydistilbert.report.read import read_run
 from tinydistilbert.report.scores import TEACHER
 from tinydistilbert.report.table import METRICS, points
@@ -54,10 +55,9 @@ def best_facts(run: Path, compressed: CompressedModel, measurements: Sequence[Me
     place, task = compressed.chosen, compressed.task
     score, timed, size = compressed.scores[place], compressed.times[place], compressed.sizes[place]
     teacher_score = scores.of_task(scores.collect(measurements), TEACHER, task)
-    majority, teacher = score.details["majority"], teacher_score.middle.value if teacher_score else None
-    kept = None
-    if teacher is not None and teacher > majority:
-        kept = (score.value - majority) / (teacher - majority)
+    majority, teacher = score.details["majority"], teacher_score.value if teacher_score else None
+    is_sure = task.name in teacher_above_majority(measurements, {task.name: task}).beyond
+    kept = kept_share(score.value, teacher, majority) if is_sure else None
     metric = METRICS.get(task.headline, task.headline)
     low, high = score.details["interval"]
     of_score = f"{metric} {points(score.value)} ({points(low)} to {points(high)}) on {score.examples:,} examples"
@@ -66,6 +66,7 @@ def best_facts(run: Path, compressed: CompressedModel, measurements: Sequence[Me
     against = ""
     if teacher is not None:
         of_score += f"; the teacher {points(teacher)}, the majority {points(majority)}"
+        of_score += "" if is_sure else ", which the teacher does not beat beyond chance: what is kept cannot be said"
     if of_teacher := compressed.teacher.get(TEACHER_TIME):
         against = f", {of_teacher.value / timed.value:.1f} times as fast as the teacher in torch"
         speed += f"; the teacher in torch {of_teacher.value:.1f} ms"
