@@ -3,6 +3,8 @@
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -33,9 +35,10 @@ from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.pruned import Shapes, parts_of, shapes_of
 from tinydistilbert.models.student import cut_student
-from tinydistilbert.recipe import schema
+from tinydistilbert.pipeline import task_models
+from tinydistilbert.recipe import schema, toml
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks import TASKS, tasks_of
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Batch
 
@@ -537,3 +540,24 @@ def test_the_law_holds_for_a_real_encoder(data: Path, keep) -> None:
         pruned.keep(model, kept.heads, kept.neurons)
         pruned_logits = model(**batch).logits
     torch.testing.assert_close(pruned_logits, expected, rtol=1e-5, atol=1e-4)  # of logits up to about 20
+
+
+def test_layers_of_a_teacher_are_ranked_by_its_answers_in_the_order_of_the_tasks_classes(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "".join(f"the {word} house {number},{label}\n" for number in range(9)
+                   for word, label in (("old", "bad"), ("new", "fine"), ("small", "good")))  # fmt: skip
+    (tmp_path / "own.csv").write_text(f"text,label\n{rows}")
+    custom = {"train": str(tmp_path / "own.csv"), "validation": "10%"}
+    chosen = toml.from_dict({"finetune": {"tasks": ["own"], "custom": {"own": custom}}}, "test")
+    task = tasks_of(chosen.finetune)["own"]
+    names = {0: "good", 1: "bad", 2: "fine"}
+    model = tiny.model(head="classification", id2label=names, label2id={name: i for i, name in names.items()})
+    save_model(model, tokenizer, tmp_path / "teacher")
+    before, ranked = model.classifier.weight.clone(), []
+    monkeypatch.setattr(task_models, "importance_on", lambda model, *_: ranked.append(model) or None)
+    monkeypatch.setattr(task_models, "most_important_layers", lambda *_: (0,))
+    run = cast("Any", SimpleNamespace(recipe=chosen))
+    assert task_models._important_layers(run, task, model, tmp_path / "teacher") == (0,)
+    assert torch.equal(ranked[0].classifier.weight, before[[1, 2, 0]]), "bad, fine, good"
+    assert torch.equal(model.classifier.weight, before), "the student is cut from it as it is"

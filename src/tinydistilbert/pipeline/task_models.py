@@ -1,5 +1,6 @@
 """The stage finetune: every task model, and what second distillations learn from and start from."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ from tinydistilbert.finetuning.soft_labels import joined_soft_labels
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
 from tinydistilbert.models.student import cut_task_student, layer_map
+from tinydistilbert.models.task_head import reorder_outputs
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.folders import make_folder
 from tinydistilbert.pipeline.inputs import SOFT_LABELS, unlabelled_source
@@ -28,6 +30,7 @@ from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.storage.made_from import MadeFrom
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task, sample_rows
+from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
 from tinydistilbert.training.precision import multiplying
@@ -119,6 +122,9 @@ def _important_layers(run: RunContext, task: Task, model: PreTrainedModel, teach
     examples, _ = training_examples(recipe, task, augmented=None, soft=False)
     features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
     rows = sample_rows(len(features), recipe.compress.importance_examples, recipe.seed)
+    if (order := check_classes(teacher, model.config, examples.task)) is not None:  # the labels are in the task's order
+        model = copy.deepcopy(model)
+        reorder_outputs(model, order)
     importance = importance_on(model, features, rows, task.kind, int(tokenizer.pad_token_id))
     return most_important_layers(importance, len(layer_map(recipe.student, model.config.num_hidden_layers)))
 
