@@ -37,8 +37,6 @@ class TaskData:
     train: Any
     validation: Any
     columns: TaskColumns
-    more: Mapping[str, Any]
-    """Further keys of its section."""
     name: str
     """Name of the task."""
 
@@ -47,13 +45,13 @@ class TaskData:
         return {
             "train": written(self.train, folder / "train.parquet"),
             "validation": written(self.validation, folder / "validation.parquet"),
-            **self.columns.section, **self.more,
+            **self.columns.section,
         }  # fmt: skip
 
 
 def task_data(
     train: Data, validation: Data | None, *, text: str, label: Label, text_pair: str = "", kind: str = "classification",
-    label_separator: str = "", like: TaskModel | None = None, **more: Any,
+    label_separator: str = "", like: TaskModel | None = None,
 ) -> TaskData:  # fmt: skip
     """Return the data of a task; for a model given instead of a name, with its columns and validation.
 
@@ -70,13 +68,13 @@ def task_data(
     if train is None and like is not None:
         section = _section_of(like)
         scored = section.validation if validation is None else _scored(validation, columns.label)
-        return TaskData(section.train, scored, columns, more, like.task)
+        return TaskData(section.train, scored, columns, like.task)
     if train is None:
         raise UserError("train", expected="the train examples", found="none", fix="give train=")
     scored = SCORED_SHARE if validation is None else _scored(validation, columns.label)
     given = as_given(train, "train", label=columns.label)
     name = like.task if like else task_name(given) if isinstance(given, str) else NAMELESS
-    return TaskData(given, scored, columns, more, name)
+    return TaskData(given, scored, columns, name)
 
 
 def _scored(validation: Data, label: Label) -> Any:
@@ -181,7 +179,7 @@ def _recipe(name: str, data: TaskData, changes: Mapping[str, Any], section: Mapp
 def _folder(name: str, data: TaskData, changes: Mapping[str, Any], time_budget: str) -> Path:
     parts = [fingerprint(part) for part in (data.train, data.validation)]
     nameless = {"train": parts[0] or "-", "validation": parts[1] or "-"}
-    digest = recipe_hash(_recipe(name, data, changes, nameless | data.columns.section | dict(data.more)))
+    digest = recipe_hash(_recipe(name, data, changes, nameless | data.columns.section))
     digest += parts[0] + parts[1] + time_budget
     return Path("runs") / f"{name}-{hashlib.sha256(digest.encode()).hexdigest()[:8]}"
 
