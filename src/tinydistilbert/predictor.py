@@ -296,7 +296,8 @@ def load(
 
     Args:
         folder: the model's folder; if it has a manifest, its files are checked against the hashes in it.
-        threads: threads per operation; 0 = the number of cores. With torch, this applies to the entire process.
+        threads: threads per operation; 0 = the cores that this process may use. With torch, this
+            applies to the entire process.
         compiled: compile a torch model with torch.compile; the first prediction then takes about a minute.
         null_threshold: for a span model, replaces the threshold in its folder: the model gives no answer if “no answer”
             scores higher than the best answer by more than this. Use 0 for a model trained elsewhere on SQuAD 2.

@@ -286,7 +286,7 @@ def test_damaged_files_are_never_taken_in_silence(
         shutil.copytree(made[0].folder / kind.folder.replace("TASK", made[0].task), tmp_path / name)
         expected[name] = kind.read(made[0], tmp_path / name)
     with trials(
-        "corruption: truncated, flipped, zeroed, swapped files are never taken silently", quick=180, full=9000
+        "corruption: truncated, flipped, zeroed, swapped files are never taken silently", quick=120, full=9000
     ) as all_of_them:
         for number, draw in enumerate(all_of_them):
             name = list(KINDS)[number % len(KINDS)]

@@ -294,7 +294,7 @@ def test_a_full_or_failing_disk_loses_nothing(
     names = [name for name in place.works if name != "export" or tier == "full"]
     whole = {name: undisturbed(place, name, tmp_path / name / "run", monkeypatch) for name in names}
     real = on_real_disk(forks, place.folder, IN_MEMORY[tier])
-    with trials(GOAL, quick=14, full=100) as all_of_them:
+    with trials(GOAL, quick=10, full=100) as all_of_them:
         all_of_them.facts["on a real file system that fills up"] = len(real)
         for number, draw in enumerate(all_of_them):
             if number < len(real):

@@ -106,7 +106,7 @@ def test_a_killed_training_ends_as_one_that_was_left_alone(
 ) -> None:
     known, cache = cases
     kills = {"kills": 0, "inside a save": 0}
-    with trials(GOAL, quick=16, full=1000) as all_of_them:
+    with trials(GOAL, quick=10, full=1000) as all_of_them:
         for number, random in enumerate(all_of_them):
             name = list(known)[number % len(known)]
             case, run = known[name], tmp_path / str(number)

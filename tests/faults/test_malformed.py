@@ -621,7 +621,7 @@ def check_refusal(
     most["MB at most"] = round(max(taken / 1e6, most.get("MB at most", 0)))
 
 
-MUTATIONS_OF_QUICK = 100
+MUTATIONS_OF_QUICK = 60
 
 
 def test_malformed_input_is_refused_in_one_line(

@@ -25,7 +25,7 @@ def test_a_training_makes_do_with_less_memory(trials: Callable[..., Any], forks:
         return load_file(folder / "model.safetensors"), lines
 
     enough, steps = trained("enough", 0)
-    with trials("memory runs out: smaller micro-batches, the same steps", quick=5, full=50) as goal:
+    with trials("memory runs out: smaller micro-batches, the same steps", quick=4, full=50) as goal:
         halved = 0
         for number, random in enumerate(goal):
             megabytes = random.randint(LEAST, MOST)

@@ -80,7 +80,7 @@ def test_racing_processes_make_what_one_alone_makes(
     forks: Any, recipe: Path, alone: Any, trials: Callable[..., Any], tmp_path: Path
 ) -> None:
     (expected, seconds), counts = alone, {"processes": 0, "killed": 0}
-    with trials(GOAL, quick=12, full=500) as all_of_them:
+    with trials(GOAL, quick=8, full=500) as all_of_them:
         for number, random in enumerate(all_of_them):
             with all_of_them.trial(number):
                 cache = tmp_path / str(number)

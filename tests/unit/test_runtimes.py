@@ -13,6 +13,7 @@ from tests import tiny
 from tests.shapes import unchecked
 from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert.errors import UserError
+from tinydistilbert.models import runtimes
 from tinydistilbert.models.loading import load_model
 from tinydistilbert.models.runtimes import EARLIER_FILE, MODEL_FILE, ModelInputs, OnnxRuntime, OpenVinoRuntime
 from tinydistilbert.models.torch_runtime import TorchRuntime
@@ -46,6 +47,27 @@ def test_torch_and_onnx_give_the_same_arrays(
     given = inputs(3, 9, token_type_ids=1)
     assert in_torch(given).dtype == in_onnx(given).dtype == np.float32 and in_torch(given).shape == shape
     np.testing.assert_allclose(in_torch(given), in_onnx(given), atol=1e-4)
+
+
+@pytest.mark.parametrize(("asked", "usable", "threads"), [(0, 2, 2), (3, 2, 3), (0, 8, 0)])
+def test_a_part_of_the_machine_gets_no_more_threads_than_cores(
+    asked: int, usable: int, threads: int, exported: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime as ort
+
+    begun: list[int] = []
+    session = ort.InferenceSession
+
+    def begin(file: str, options: ort.SessionOptions, **more: object) -> ort.InferenceSession:
+        begun.append(options.intra_op_num_threads)
+        options.intra_op_num_threads = 1
+        return session(file, options, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", begin)
+    monkeypatch.setattr(runtimes, "usable_cores", lambda: usable)
+    monkeypatch.setattr(runtimes.os, "cpu_count", lambda: 8)
+    OnnxRuntime(exported("bert", "classification"), threads=asked)
+    assert begun == [threads]
 
 
 def test_the_model_is_as_it_was_after_a_call(task_model: Maker) -> None:

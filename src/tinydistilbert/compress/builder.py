@@ -158,9 +158,9 @@ def _tokenized(builder: VariantBuilder, folder: Path) -> Tokenized:
 
 
 def runtime_of(builder: VariantBuilder, folder: Path, *, threads: int = 0) -> Runtime:
-    """Return a variant ready to predict; `threads` = 0: on the run's device, with all cores."""
+    """Return a variant ready to predict; `threads` = 0: on the run's device, with the threads of the run."""
     if exported_facts(folder):
-        return open_exported(folder, threads=threads)
+        return open_exported(folder, threads=threads or torch.get_num_threads())
     task = builder.recovery_examples.task
     model = load_model(folder, task.kind, labels=task.labels, require_head=True)
     device = torch.device("cpu") if threads else builder.device
@@ -168,7 +168,7 @@ def runtime_of(builder: VariantBuilder, folder: Path, *, threads: int = 0) -> Ru
 
 
 def logits_of(builder: VariantBuilder, folder: Path, features: Features) -> Logits:
-    """Return the logits of a variant, computed with all cores."""
+    """Return the logits of a variant, computed with the threads of the run."""
     pad = pad_token_id(builder, folder)
     return predict(runtime_of(builder, folder), features, pad_token_id=pad, device=builder.device)
 

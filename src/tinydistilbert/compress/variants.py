@@ -9,6 +9,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 from tinydistilbert.compress.builder import (
@@ -115,15 +116,16 @@ def _texts(builder: VariantBuilder) -> Iterator[str]:
 def _quantized(builder: VariantBuilder, source: Path, folder: VariantFolder, name: str) -> Variant:
     settings, exported = builder.recipe.compress, _exported(builder, source, folder, name)
     method = settings.quantization
+    threads = torch.get_num_threads()  # of the run
     assert method != "none"
 
     def make(output: Path) -> None:
         calibration = _calibration(builder, exported.folder) if method == "static" else []
         kept = sensitive_layers(
             exported.folder, score=partial(held_out_score, builder), max_loss=settings.max_loss / 100, method=method,
-            calibration=calibration,
+            calibration=calibration, threads=threads,
         )  # fmt: skip
-        quantize(exported.folder, output, method=method, keep_float=kept, calibration=calibration)
+        quantize(exported.folder, output, method=method, keep_float=kept, calibration=calibration, threads=threads)
 
     int8 = make_folder(builder, folder.int8, f"int8 of {folder.name}", make)
     kept = exported_facts(int8).get("keep_float", ())

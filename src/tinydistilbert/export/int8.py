@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert.models.runtimes import ModelInputs
+from tinydistilbert.models.runtimes import ModelInputs, threads_of
 from tinydistilbert.optional import require
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -42,7 +42,7 @@ def layers(model: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(graph.layer(node) for node in model.graph.node if graph.is_quantizable(node)))
 
 
-def input_ranges(model: Any, calibration: Iterable[ModelInputs]) -> dict[str, tuple[float, float]]:
+def input_ranges(model: Any, calibration: Iterable[ModelInputs], *, threads: int = 0) -> dict[str, tuple[float, float]]:
     """Return the range of every matrix input over all calibration inputs; empty if there are none."""
     onnx, ort = require("onnx", extra="onnx"), require("onnxruntime", extra="onnx")
     graph = _Graph(model)
@@ -51,7 +51,9 @@ def input_ranges(model: Any, calibration: Iterable[ModelInputs]) -> dict[str, tu
     open_model.CopyFrom(model)
     del open_model.graph.output[:]
     open_model.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
-    session = ort.InferenceSession(open_model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads_of(threads)
+    session = ort.InferenceSession(open_model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     inputs = [item.name for item in session.get_inputs()]
     ranges: dict[str, tuple[float, float]] = {}
     for batch in calibration:

@@ -28,7 +28,7 @@ Method = Literal["dynamic", "static"]
 
 def quantize(
     exported: Path, output: Path, *, method: Method = "dynamic", per_channel: bool = True, reduce_range: bool = True,
-    embeddings: bool = True, keep_float: Sequence[str] = (), calibration: Iterable[ModelInputs] = (),
+    embeddings: bool = True, keep_float: Sequence[str] = (), calibration: Iterable[ModelInputs] = (), threads: int = 0,
 ) -> None:  # fmt: skip
     """Make the finished folder `output`: the exported model with matrices and embedding tables in 8 bits.
 
@@ -44,6 +44,7 @@ def quantize(
         embeddings: also store embedding tables in 8 bits, with one scale per row.
         keep_float: layers that stay in float32, named as in `layer_names`.
         calibration: inputs for `static`, held out of the train split, preferably unpadded; not read for `dynamic`.
+        threads: for the passes over them; 0 = the cores that this process may use.
 
     Raises:
         UserError: `exported` is not an exported folder, is already int8 or was changed; a layer of `keep_float` does
@@ -56,7 +57,7 @@ def quantize(
         if name not in names:
             fix = "use one of them"
             raise UserError("keep_float", expected=f"one of {', '.join(names)}", found=repr(name), fix=fix)
-    ranges = int8.input_ranges(model, calibration) if method == "static" else None
+    ranges = int8.input_ranges(model, calibration, threads=threads) if method == "static" else None
     if ranges == {}:
         fix = 'give calibration inputs, or use the method "dynamic"'
         raise UserError("static quantization", expected="calibration inputs", found="none", fix=fix)
@@ -94,7 +95,7 @@ def layer_names(exported: Path) -> tuple[str, ...]:
 def sensitive_layers(
     exported: Path, *, score: Callable[[Path], float], max_loss: float, method: Method = "dynamic",
     per_channel: bool = True, reduce_range: bool = True, embeddings: bool = True,
-    calibration: Iterable[ModelInputs] = (),
+    calibration: Iterable[ModelInputs] = (), threads: int = 0,
 ) -> tuple[str, ...]:  # fmt: skip
     """Return the layers to keep in float so that the score drops by at most `max_loss`; empty if int8 is good enough.
 
@@ -111,6 +112,7 @@ def sensitive_layers(
         reduce_range: as in `quantize`.
         embeddings: as in `quantize`; if false, embeddings are not tried.
         calibration: as in `quantize`.
+        threads: as in `quantize`.
 
     Raises:
         UserError: as for `quantize`.
@@ -125,7 +127,7 @@ def sensitive_layers(
                 folder = Path(work) / "int8"
                 quantize(
                     exported, folder, method=method, per_channel=per_channel, reduce_range=reduce_range,
-                    embeddings=embeddings, keep_float=sorted(kept), calibration=inputs,
+                    embeddings=embeddings, keep_float=sorted(kept), calibration=inputs, threads=threads,
                 )  # fmt: skip
                 value = score(folder)
                 scores[kept] = value if math.isfinite(value) else -math.inf

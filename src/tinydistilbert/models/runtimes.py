@@ -3,6 +3,7 @@
 Torch is the third, in `torch_runtime.py`, so that exported models run without torch.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,6 +56,16 @@ def token_budget(threads: int) -> int:
     return min(MOST_TOKENS, TOKENS_A_THREAD * threads)
 
 
+def threads_of(asked: int) -> int:
+    """Return the threads of an operation: those asked for; 0 = the runtime's choice, one for each physical core.
+
+    Where this process may use fewer cores than the machine has, as in a container, it is their number: ONNX Runtime
+    counts the machine's.
+    """
+    usable = usable_cores()
+    return asked or (usable if usable < (os.cpu_count() or 1) else 0)
+
+
 @runtime_checkable
 class Runtime(Protocol):
     """A model that is ready to compute logits."""
@@ -104,7 +115,7 @@ class OnnxRuntime:
 
     Args:
         model: an exported folder, or a model file.
-        threads: for one operator; 0 = one for each core.
+        threads: for one operator; 0 = the cores that this process may use.
 
     Raises:
         UserError: there is no such file, ONNX Runtime cannot read it, is not installed, or is too old for it.
@@ -117,7 +128,7 @@ class OnnxRuntime:
         self.token_budget = token_budget(threads or usable_cores())
         _check_masks_padding(ort.__version__, facts, str(file))
         options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.intra_op_num_threads, options.inter_op_num_threads = threads_of(threads), 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3  # only errors, which are also raised
         try:
@@ -146,7 +157,7 @@ class OpenVinoRuntime:
 
     Args:
         model: an exported folder, or a model file.
-        threads: number of threads; 0 = OpenVINO chooses.
+        threads: number of threads; 0 = the cores that this process may use.
 
     Raises:
         UserError: there is no such file, OpenVINO cannot read it, or OpenVINO is not installed.
@@ -163,8 +174,8 @@ class OpenVinoRuntime:
         in_bf16 = precision == BF16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         # Without the hint, processors with AMX would compute fp32 models in bf16.
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32"}
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        if number := threads_of(threads):
+            settings["INFERENCE_NUM_THREADS"] = str(number)
         self.token_budget = token_budget(threads or usable_cores())
         self.name = OPENVINO if precision == "fp32" else f"{OPENVINO}-{precision}"
         try:
@@ -252,7 +263,7 @@ def open_exported(folder: Path, *, threads: int = 0) -> Runtime:
 
     Args:
         folder: made by `export` or `compress`.
-        threads: for one operator; 0 = one for each core.
+        threads: for one operator; 0 = the cores that this process may use.
 
     Raises:
         UserError: as in `OnnxRuntime` and `OpenVinoRuntime`.

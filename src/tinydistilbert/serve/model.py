@@ -39,7 +39,7 @@ def load_served(folder: Path, *, threads: int = 0, defer_below: float | None = N
 
     Args:
         folder: a folder made by `export`, `compress` or `shrink`.
-        threads: threads per operation; 0 = the number of cores.
+        threads: threads per operation; 0 = the cores that this process may use.
         defer_below: replaces the threshold in the folder.
 
     Raises:

@@ -34,7 +34,7 @@ def serve(
         folder: a model folder made by `export`, `compress` or `shrink`.
         port: port to listen on; 0 = any free one, which is printed.
         host: address to listen on; a non-local one can be reached from other machines, without a password.
-        threads: threads per operation of the model; 0 = the number of cores.
+        threads: threads per operation of the model; 0 = the cores that this process may use.
         defer_below: confidence below which an answer has `"defer": true`; None = the threshold in the folder.
         limits: limits beyond which requests are refused.
 
