@@ -20,6 +20,7 @@ from tinydistilbert.pipeline.run import run_context
 from tinydistilbert.recipe import toml
 from tinydistilbert.results import Measurement
 from tinydistilbert.storage import disk
+from tinydistilbert.training.cores import AT_ONCE
 from tinydistilbert.workers import process
 
 pytestmark = pytest.mark.long
@@ -63,10 +64,12 @@ def looks(forks: Forks, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[Forke
     """What is called whenever a part is looked at; parts are forked, where they are new processes of Python else."""
     called: list[Callable[[ForkedPart], None]] = []
 
-    def begin(arguments: Sequence[str], log: Path, *, threads: int, gpu: str | None = None) -> ForkedPart:
+    def begin(arguments: Sequence[str], log: Path, *, threads: int, at_once: int, gpu: str | None) -> ForkedPart:
         disk.make_folder(log.parent)
         given = [*map(str, arguments), "--threads", str(threads)]
-        child = forks.start("main", {"arguments": given}, log=log, environment={"WORLD_SIZE": "1"})
+        child = forks.start(
+            "main", {"arguments": given}, log=log, environment={"WORLD_SIZE": "1", AT_ONCE: str(at_once)}
+        )
         return ForkedPart(given[given.index("--part") + 1], child, called)
 
     monkeypatch.setattr(process, "begin", begin)

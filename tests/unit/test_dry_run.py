@@ -362,6 +362,10 @@ def test_micro_batches_that_would_not_fit_are_told_and_their_memory_is_that_of_s
     halved = plan.plan_as_json(context)["stages"][-1]
     assert any("cola, trained in micro-batches of 1/2 of their size" in note for note in halved["notes"])
     assert halved["memory"] < whole["memory"] and halved["what"] == whole["what"]
+    monkeypatch.setattr("tinydistilbert.dry_run.tasks.free_bytes", lambda _: 1.9 * whole["memory"] / SHARE)
+    for workers, is_halved in ((None, False), (Jobs(0), False), (Jobs(2), True)):  # two jobs share the memory
+        context = dataclasses.replace(context, workers=workers)
+        assert any("micro-batches" in note for note in plan.plan_as_json(context)["stages"][-1]["notes"]) == is_halved
 
 
 def test_stages_after_the_command_are_not_told(recipe: Recipe, tmp_path: Path) -> None:

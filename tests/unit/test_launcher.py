@@ -69,6 +69,14 @@ def test_a_script_of_sbatch_is_no_launcher() -> None:
     assert launcher.world_size() == 1
 
 
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "LOCAL_WORLD_SIZE"])
+@pytest.mark.parametrize("value", ["two", "0", "-1"])
+def test_what_is_no_number_of_processes_is_refused_by_name(name: str, value: str) -> None:
+    os.environ.update({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", name: value})
+    with pytest.raises(UserError, match=rf"^{name}: expected a number of processes, found '{value}'"):
+        (launcher.world_size if name == "WORLD_SIZE" else launcher.processes_here)()
+
+
 def test_torchrun_under_srun_counts() -> None:
     step(RANK="3", WORLD_SIZE="4", LOCAL_WORLD_SIZE="4", LOCAL_RANK="3", MASTER_ADDR="a", MASTER_PORT="1")
     launcher.adopt()

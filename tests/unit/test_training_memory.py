@@ -51,6 +51,9 @@ def test_what_is_free_is_no_more_than_the_control_group_leaves(
     assert free_bytes(CPU) == free
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert free_bytes(CPU) == free / 3, "each of three processes of a launcher has its share"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv(cores.AT_ONCE, "4")
+    assert free_bytes(CPU) == free / 4, "so has each of four jobs"
 
 
 def test_micro_batches_are_halved_until_they_fit_or_are_as_small_as_they_can_be() -> None:

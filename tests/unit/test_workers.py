@@ -14,6 +14,7 @@ import pytest
 from tinydistilbert.cli.main import main
 from tinydistilbert.errors import UserError
 from tinydistilbert.training import launcher
+from tinydistilbert.training.cores import AT_ONCE
 from tinydistilbert.workers import jobs as asked
 from tinydistilbert.workers import process
 from tinydistilbert.workers import run as running
@@ -123,13 +124,14 @@ def test_each_has_its_share_of_the_cores(jobs: Jobs, parts: int, expected: tuple
 
 
 def test_gpus_are_dealt_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[str | None] = []
-    monkeypatch.setattr(process, "begin", lambda *_, gpu, **__: given.append(gpu))
-    place = ThisMachine(2, 1, ("0", "3"))
+    given: list[tuple[str | None, int]] = []
+    monkeypatch.setattr(process, "begin", lambda *_, gpu, at_once, **__: given.append((gpu, at_once)))
+    place = ThisMachine(3, 1, ("0", "3"))
     for _ in range(3):
         place.begin(Part("a", ()), tmp_path / "a.log")
     ThisMachine(2, 1, ("0",)).begin(Part("a", ()), tmp_path / "a.log")
-    assert given == ["0", "3", "0", None]
+    ThisMachine(3, 1).begin(Part("a", ()), tmp_path / "a.log")
+    assert given == [("0", 2), ("3", 2), ("0", 2), (None, 2), (None, 3)], "as many share the memory of one device"
 
 
 def test_a_job_is_no_process_of_the_step_that_ray_runs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +140,8 @@ def test_a_job_is_no_process_of_the_step_that_ray_runs_in(tmp_path: Path, monkey
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert launcher.world_size() == 4
-    process.begin(["tasks"], tmp_path / "log", threads=1)
+    process.begin(["tasks"], tmp_path / "log", threads=1, at_once=3)
+    assert started[0][AT_ONCE] == "3"
     monkeypatch.setattr(os, "environ", started[0])
     assert launcher.world_size() == 1
 

@@ -1,5 +1,6 @@
 """What the estimates of all stages share: a line of the plan, the sizes of the models, the speed of the machine."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,11 +24,13 @@ from tinydistilbert.models.size import Size, layer_shapes
 from tinydistilbert.models.student import cut_student, task_student_config
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.jobs import Job
+from tinydistilbert.pipeline.parts import left_parts, task_parts
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.recipe_splits import length_for
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.precision import Precision, choose
+from tinydistilbert.workers.run import visible_gpus
 
 SECONDS_A_FOLDER = 1.0
 """Loading, tokenising, saving and hashing for each training or evaluation; 0.7 to 1.4 s in a quickstart on 2 cores."""
@@ -116,6 +119,15 @@ class Basis:
         known = self.run.known_precision
         precision = known or choose(self.run.device, layer_shapes(config)).precision
         return self.shared.machine(precision, LayerShape.of(config))
+
+    @cached_property
+    def at_once(self) -> int:
+        """The number of task models that share the memory of the device: the jobs on this machine, or on each GPU."""
+        run = self.run
+        if run.workers is None or run.workers.by_ray:
+            return 1
+        at_once = max(1, min(run.workers.at_once, len(left_parts(run, task_parts(run)))))
+        return at_once if run.device.type == "cpu" else math.ceil(at_once / max(1, len(visible_gpus())))
 
     @property
     def text(self) -> TextSize | None:

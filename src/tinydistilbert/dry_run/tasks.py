@@ -144,7 +144,7 @@ def _memory(basis: Basis, model: Size, settings: Finetune, size: TaskSize) -> tu
         activations = model.activation_memory(examples * size.longest, length=size.longest if is_kept else 0)
         return TRAINING_BYTES * model.parameters + taken(activations, device, precision)
 
-    free = free_bytes(device)
+    free = free_bytes(device) / basis.at_once
     splits = splits_that_fit(needed, int(math.log2(optimization.batch_size)), SHARE * free)
     return needed(splits), f"trained {why_smaller(splits, needed(0), free)}" if splits else ""
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 LOOK_SECONDS = 0.2
+AT_ONCE = "TINYDISTILBERT_AT_ONCE"
+"""Variable that `--jobs` sets in its processes: how many of them use the memory of their device at a time."""
 
 
 def own_cores() -> tuple[int, ...]:

@@ -62,9 +62,13 @@ def world_size() -> int:
     Raises:
         UserError: the launcher's variable is not a number.
     """
-    value = variables().get("WORLD_SIZE") or "1"
+    return _processes("WORLD_SIZE")
+
+
+def _processes(name: str) -> int:
+    value = variables().get(name) or "1"
     if not value.isdigit() or value == "0":
-        raise UserError("WORLD_SIZE", expected="a number of processes", found=repr(value), fix="start it with torchrun")
+        raise UserError(name, expected="a number of processes", found=repr(value), fix="start it with torchrun")
     return int(value)
 
 
@@ -75,8 +79,12 @@ def own_rank() -> int:
 
 
 def processes_here() -> int:
-    """Return how many processes the launcher has started on this machine; 1 without a launcher."""
-    return int(variables().get("LOCAL_WORLD_SIZE") or 1)
+    """Return how many processes the launcher has started on this machine; 1 without a launcher.
+
+    Raises:
+        UserError: the launcher's variable is not a number.
+    """
+    return _processes("LOCAL_WORLD_SIZE")
 
 
 def adopt() -> None:

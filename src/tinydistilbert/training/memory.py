@@ -8,7 +8,8 @@ import psutil
 import torch
 
 from tinydistilbert.progress import size_in_words
-from tinydistilbert.training.cores import group_folders
+from tinydistilbert.training.cores import AT_ONCE, group_folders
+from tinydistilbert.training.launcher import processes_here
 from tinydistilbert.training.precision import Precision
 
 SHARE = 0.8
@@ -26,13 +27,17 @@ _LIMITS = (
 
 
 def free_bytes(device: torch.device) -> float:
-    """Return the bytes that this process can still take on the device; on a CPU, a launcher's processes share them."""
+    """Return the bytes that this process can still take on the device.
+
+    The processes of `--jobs` share them; on a CPU, those of a launcher too.
+    """
+    at_once = int(os.environ.get(AT_ONCE) or 1)
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return float(torch.cuda.mem_get_info(device)[0] + cached)
+        return float(torch.cuda.mem_get_info(device)[0] + cached) / at_once
     groups = [free for folder in group_folders("memory") if (free := _free_in(folder)) is not None]
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    return max(0.0, min([float(psutil.virtual_memory().available), *groups])) / beside
+    free = max(0.0, min([float(psutil.virtual_memory().available), *groups]))
+    return free / max(processes_here(), at_once)
 
 
 def _free_in(folder: Path) -> float | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinydistilbert.storage import disk
+from tinydistilbert.training.cores import AT_ONCE
 
 SECONDS_TO_STOP = 120.0
 """Seconds between asking a process to stop, when a training saves a checkpoint, and killing it."""
@@ -51,19 +52,22 @@ class Process:
 
 
 def begin(
-    arguments: Sequence[str], log: Path, *, threads: int, gpu: str | None = None, folder: Path | None = None
-) -> Process:
+    arguments: Sequence[str], log: Path, *, threads: int, at_once: int = 1, gpu: str | None = None,
+    folder: Path | None = None,
+) -> Process:  # fmt: skip
     """Start a command line in a separate process.
 
     Args:
         arguments: what follows `tinydistilbert`.
         log: file to which all its output is appended.
         threads: threads of every library in the process.
+        at_once: processes that use the memory of its device at a time; it plans with its share.
         gpu: the GPU that the process sees; None = all.
         folder: its working folder; None = the current one.
     """
     count = str(threads)
     environment = {**os.environ, "OMP_NUM_THREADS": count, "RAYON_NUM_THREADS": count, "PYTHONUNBUFFERED": "1"}
+    environment[AT_ONCE] = str(at_once)
     environment["WORLD_SIZE"] = "1"  # Ray itself may run as several tasks of a Slurm step
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu

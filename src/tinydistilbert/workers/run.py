@@ -1,5 +1,6 @@
 """Run the parts of a study in parallel: output in one place, killed parts once more, failed parts reported."""
 
+import math
 import os
 import signal
 import time
@@ -59,7 +60,8 @@ class ThisMachine:
         """Start a part in a process."""
         gpu = self.gpus[self._begun % len(self.gpus)] if len(self.gpus) > 1 else None
         self._begun += 1
-        return process.begin(part.arguments, log, threads=self.threads, gpu=gpu)
+        sharing = math.ceil(self.at_once / max(1, len(self.gpus)))
+        return process.begin(part.arguments, log, threads=self.threads, at_once=sharing, gpu=gpu)
 
 
 @dataclass
