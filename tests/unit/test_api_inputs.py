@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -14,11 +15,13 @@ import pytest
 
 import tinydistilbert as td
 from tinydistilbert.api.inputs import as_given, written
+from tinydistilbert.api.outcomes import TaskColumns, TaskModel
 from tinydistilbert.api.run import with_settings
 from tinydistilbert.api.targets import targets
-from tinydistilbert.api.task import _folder, listed_seeds, task_data
+from tinydistilbert.api.task import _folder, listed_seeds, recipe_of, task_data
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import CustomTask, Recipe
 
 ROWS = [{"text": "a house", "label": "good"}, {"text": "a lake", "label": "bad"}]
 
@@ -90,6 +93,25 @@ def test_another_time_budget_is_another_folder() -> None:
     changes = {"finetune": {"model": "offline"}}
     folders = {_folder("shrink-examples", data, changes, budget) for budget in ("", "15m", "2h", "15m")}
     assert len(folders) == 3
+
+
+def test_a_students_task_is_its_teachers_whatever_data_it_gets(tmp_path: Path) -> None:
+    custom = {"train": "a.tsv", "validation": "b.tsv", "kind": "span", "text": "question", "text_pair": "context"}
+    custom |= {"answer_units": "characters", "max_length": 64, "quoting": "none"}
+    recipe = toml.from_dict({"name": "finetune-qa", "finetune": {"tasks": ["qa"], "custom": {"qa": custom}}}, "")
+    teacher = TaskModel(
+        tmp_path, "report", (), tmp_path, "qa", "model", TaskColumns("question", "label", "context", "span")
+    )
+    teacher.recipe_file.write_text(toml.to_toml(recipe), encoding="utf-8")
+
+    def section(train: str | None, changes: dict[str, Any]) -> CustomTask:
+        data = task_data(train, None, text="", label="", like=teacher)
+        return recipe_of("distill-qa", data, toml.nested(changes), tmp_path / "data").finetune.custom["qa"]
+
+    same = section(None, {})
+    assert (same.answer_units, same.max_length, same.quoting, same.train) == ("characters", 64, "none", "a.tsv")
+    other = section("c.csv", {"finetune.custom.qa.max_length": 96})
+    assert (other.answer_units, other.max_length, other.quoting, other.train) == ("characters", 96, "auto", "c.csv")
 
 
 def test_targets_and_seeds() -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ SCORED_SHARE = "10%"
 """Share of the train examples to score on, if no others are given."""
 NAMELESS = "examples"
 """The name of a task whose data has no name."""
+OF_TASK, OF_FILES = {"max_length", "answer_units", "label_separator"}, {"quoting"}
+"""Settings of a custom task beside its files and columns: those of the task, and of the way its files are written."""
 GIVEN_TEACHER, TEACHER, MODEL, DISTILLED = "teacher", "teacher", "model", "model (D)"
 
 
@@ -39,6 +41,8 @@ class TaskData:
     columns: TaskColumns
     name: str
     """Name of the task."""
+    inherited: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of the task of a given model; the settings of a call replace them."""
 
     def section(self, folder: Path) -> dict[str, Any]:
         """Write data without a file into the folder; return the section of the recipe."""
@@ -68,13 +72,14 @@ def task_data(
     if train is None and like is not None:
         section = _section_of(like)
         scored = section.validation if validation is None else _scored(validation, columns.label)
-        return TaskData(section.train, scored, columns, like.task)
+        return TaskData(section.train, scored, columns, like.task, _set_in(section, OF_TASK | OF_FILES))
     if train is None:
         raise UserError("train", expected="the train examples", found="none", fix="give train=")
     scored = SCORED_SHARE if validation is None else _scored(validation, columns.label)
     given = as_given(train, "train", label=columns.label)
     name = like.task if like else task_name(given) if isinstance(given, str) else NAMELESS
-    return TaskData(given, scored, columns, name)
+    of_model = _custom_section(like) if like else None
+    return TaskData(given, scored, columns, name, {} if of_model is None else _set_in(of_model, OF_TASK))
 
 
 def _scored(validation: Data, label: Label) -> Any:
@@ -89,11 +94,22 @@ def _section_of(model: TaskModel) -> CustomTask:
     Raises:
         UserError: it is a built-in task.
     """
-    section = toml.read(model.recipe_file).finetune.custom.get(model.task)
+    section = _custom_section(model)
     if section is None:
         problem = f"the model does not say which files its built-in task {model.task!r} was read from"
         raise UserError("train", problem=problem, fix="give train=")
     return section
+
+
+def _custom_section(model: TaskModel) -> CustomTask | None:
+    """Return the section of the task that a model was trained on; None if it is a built-in task."""
+    return toml.read(model.recipe_file).finetune.custom.get(model.task)
+
+
+def _set_in(section: CustomTask, names: set[str]) -> dict[str, Any]:
+    """Return those settings that are not the defaults."""
+    default = CustomTask()
+    return {name: getattr(section, name) for name in names if getattr(section, name) != getattr(default, name)}
 
 
 @dataclass(frozen=True)
@@ -170,8 +186,13 @@ def recipe_of(name: str, data: TaskData, changes: Mapping[str, Any], folder: Pat
 
 
 def _recipe(name: str, data: TaskData, changes: Mapping[str, Any], section: Mapping[str, Any]) -> Recipe:
-    section_of_task = {"name": name, "finetune": {"tasks": [data.name], "custom": {data.name: section}}}
-    if twice := [key for key in dict(flat(section_of_task)) if key in dict(flat(changes))]:
+    given = dict(flat(changes))
+    inherited = {
+        key: value for key, value in data.inherited.items() if f"finetune.custom.{data.name}.{key}" not in given
+    }
+    of_task = {**inherited, **section}
+    section_of_task = {"name": name, "finetune": {"tasks": [data.name], "custom": {data.name: of_task}}}
+    if twice := [key for key in dict(flat(section_of_task)) if key in given]:
         raise UserError(f"settings, key {twice[0]}", problem="an argument sets it already", fix="leave it out")
     return toml.from_dict(toml.merge(changes, section_of_task), name)
 
