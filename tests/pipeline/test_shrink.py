@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 
 import tinydistilbert as td
 from tinydistilbert.api import shrink as api
-from tinydistilbert.api.task import task_data
+from tinydistilbert.api.task_data import task_data
 from tinydistilbert.dry_run import machine
 from tinydistilbert.dry_run.plan import plan_as_json
 from tinydistilbert.errors import UserError

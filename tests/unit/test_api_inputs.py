@@ -18,7 +18,8 @@ from tinydistilbert.api.inputs import as_given, written
 from tinydistilbert.api.outcomes import TaskColumns, TaskModel
 from tinydistilbert.api.run import with_settings
 from tinydistilbert.api.targets import targets
-from tinydistilbert.api.task import _folder, listed_seeds, recipe_of, task_data
+from tinydistilbert.api.task import _folder, listed_seeds, recipe_of
+from tinydistilbert.api.task_data import task_data
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import CustomTask, Recipe

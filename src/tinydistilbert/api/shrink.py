@@ -17,14 +17,13 @@ from tinydistilbert.api.targets import targets
 from tinydistilbert.api.task import (
     DISTILLED,
     Call,
-    TaskData,
     best_model,
     listed_seeds,
     name_of,
     recipe_of,
     run_task,
-    task_data,
 )
+from tinydistilbert.api.task_data import TaskData, task_data
 from tinydistilbert.dry_run.basis import basis_of
 from tinydistilbert.dry_run.plan import plan_as_json
 from tinydistilbert.errors import UserError
