@@ -134,6 +134,21 @@ def test_the_key_tells_settings_content_and_tokenizer_apart(
     assert len({*folders, prepare(corpus, tokenizer, tmp_path, None)}) == 5
 
 
+def test_a_file_that_is_read_in_another_way_is_another_text(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for name in ("train", "validation"):
+        (folder / f"{name}.txt").write_text('{"text": "The student learns from the teacher."}\n' * 9)
+    corpus = Corpus(source=str(folder), block_size=8)
+    as_text = prepare(corpus, tokenizer, tmp_path, None)
+    for name in ("train", "validation"):
+        (folder / f"{name}.txt").rename(folder / f"{name}.jsonl")
+    as_rows = prepare(corpus, tokenizer, tmp_path, None)
+    assert as_rows != as_text
+    tokens = [load_blocks(made).manifest["splits"]["train"]["tokens"] for made in (as_text, as_rows)]
+    assert tokens[1] < tokens[0]
+
+
 def test_how_tokens_attend_is_no_matter_of_the_blocks(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -174,7 +174,8 @@ def _facts(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, source: Source) -
         del settings["quoting"]
     if not corpus.deduplicate:
         del settings["deduplicate"]
-    return {
+    endings = {"endings": source.endings} if source.endings else {}
+    return endings | {
         "format": FORMAT,
         "source": source.name,
         "fingerprint": source.fingerprint,

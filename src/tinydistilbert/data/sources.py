@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinydistilbert.data import files, hub, python_docs, wikitext
+from tinydistilbert.data.compressed import ending
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.schema import PYTHON_DOCS, Corpus
@@ -38,6 +39,8 @@ class Source:
     """SHA-256 of the content; for a hub data set, of the fingerprints of its revision."""
     train: Documents
     validation: Documents
+    endings: tuple[str, ...] = ()
+    """Of files that are not plain text: by it each file is read."""
 
 
 def open_source(corpus: Corpus, data: str | None) -> Source:
@@ -127,7 +130,9 @@ def _from_files(corpus: Corpus, path: Path) -> Source:
 
     read_validation = functools.partial(read, validation) if validation else None
     fingerprint = files.fingerprint(train, validation)
-    return _with_validation(corpus, fingerprint, functools.partial(read, train), read_validation)
+    endings = tuple(ending(file) if files.has_rows(file) else "" for file in (*train, *validation))
+    source = _with_validation(corpus, fingerprint, functools.partial(read, train), read_validation)
+    return replace(source, endings=endings if any(endings) else ())
 
 
 def _from_hub(corpus: Corpus, split: str | None = None) -> Source:
