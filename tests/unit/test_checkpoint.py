@@ -311,6 +311,16 @@ def test_a_damaged_checkpoint_of_the_same_step_is_made_anew(tmp_path: Path) -> N
     assert checkpoint.load(tmp_path, *new(1), training="fit", log=tmp_path / "log") == checkpoint.State(4)
 
 
+def test_a_checkpoint_with_another_log_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, states = tmp_path / "log", []
+    for content in (b"abc", b"abd"):  # the log was changed, and its steps are done again
+        log.write_bytes(content)
+        states.append(checkpoint.State(4, log_bytes=3, log_sha256=hashlib.sha256(content).hexdigest()))
+        checkpoint.save(tmp_path, *new(), states[-1], training="fit")
+    assert checkpoint.load(tmp_path, *new(1), training="fit", log=log) == states[1]
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("at", range(8))
 def test_forgetting_that_is_cut_short_leaves_no_damaged_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int

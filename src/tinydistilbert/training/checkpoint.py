@@ -49,7 +49,7 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
 
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, *, training: str) -> None:
-    """Write `folder/step-N`, unless it exists and is whole, and delete all but the newest `KEPT` checkpoints.
+    """Write `folder/step-N`, unless it exists, is whole and has this log, and delete all but the newest `KEPT`.
 
     Args:
         folder: of the checkpoints.
@@ -62,8 +62,10 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
         DiskError: the disk is full or failing; the older checkpoints are unchanged.
     """
     target = folder / f"step-{state.step:08d}"
-    with contextlib.suppress(UserError):  # missing, damaged or of another training: write it
-        if atomic.read_manifest(target).get("training") == training:
+    with contextlib.suppress(UserError, KeyError):  # missing, damaged or of another training: write it
+        is_of_this = atomic.read_manifest(target).get("training") == training
+        # Nothing could be loaded from one with another log: the log was changed, and its steps are done again.
+        if is_of_this and atomic.read_json(target / "state.json")["log_sha256"] == state.log_sha256:
             return
     with atomic.unfinished(target, training=training) as partial:
         parameters = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
