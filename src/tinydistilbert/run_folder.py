@@ -24,6 +24,8 @@ BENCHMARK_TIMES, VARIANT_TIMES = "latencies.jsonl", "latencies.json"
 """Every single timing: of the stage benchmark, and of compressed variants."""
 EXAMPLE_HASH = "example"
 """Column in files of predictions: the hash of the example's texts and label; version 0.1 did not write it."""
+JOBS = "jobs"
+"""In the folder of a study, the output of each of its parts while `--jobs` runs them; that of a failed part stays."""
 _SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER = " (D)", "-d"
 
 

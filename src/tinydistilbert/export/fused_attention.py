@@ -1,4 +1,4 @@
-"""The attention of BERT, RoBERTa and DistilBERT as one ONNX Runtime operator in an exported graph.
+"""The attention of BERT, RoBERTa, DistilBERT and their kin as one ONNX Runtime operator in an exported graph.
 
 ONNX Runtime itself fuses LayerNorm with its residual and GELU with its bias, but not attention, so the model is traced
 with ONNX Runtime's attention operator. The number of heads is read from the weights, because pruning makes it different

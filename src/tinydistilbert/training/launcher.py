@@ -110,8 +110,8 @@ def refuse_several(what: str) -> None:
     if world_size() > 1:
         found = f"{world_size()}, by {'srun' if 'WORLD_SIZE' not in os.environ else 'a launcher'}"
         fix = (
-            "start it without a launcher (several processes can share adapt, distill, finetune and replicate), or "
-            "set WORLD_SIZE=1 if each process is to do all of it by itself"
+            "start it without a launcher (several processes can share adapt, distill, finetune, evaluate, replicate), "
+            "or set WORLD_SIZE=1 if each process is to do all of it by itself"
         )
         raise UserError(what, expected="one process", found=found, fix=fix)
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Protocol
 
 from tinydistilbert import notices
+from tinydistilbert.run_folder import JOBS
 from tinydistilbert.storage import disk
 from tinydistilbert.workers import process
 from tinydistilbert.workers.jobs import Jobs, Part, shares
 
-FOLDER = "jobs"
-"""In the folder of a study, the output of each part while parts run; that of a failed part stays."""
 SECONDS_BETWEEN_LOOKS = 0.1
 STOPPED = 130
 """The exit code of a command that was asked to stop."""
@@ -122,7 +121,7 @@ def _run_at(
     try:
         while True:
             while len(workers) < place.at_once and (part := next_part()) is not None:
-                path = folder / FOLDER / f"{_file_name(part.name)}.log"
+                path = folder / JOBS / f"{_file_name(part.name)}.log"
                 path.unlink(missing_ok=True)  # left by an earlier command
                 workers.append(_Worker(part, place.begin(part, path), path))
             if not workers:
@@ -157,8 +156,8 @@ def _place(jobs: Jobs, parts: int, folder: Path, log: Callable[[str], None]) -> 
             at_once, threads = shares(jobs, parts, log)
             yield ThisMachine(at_once, threads, visible_gpus() if jobs.device in ("auto", "cuda") else ())
     finally:
-        if (folder / FOLDER).is_dir() and not any((folder / FOLDER).iterdir()):
-            disk.remove(folder / FOLDER)
+        if (folder / JOBS).is_dir() and not any((folder / JOBS).iterdir()):
+            disk.remove(folder / JOBS)
 
 
 def visible_gpus() -> list[str]:
