@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")  # a third of the time of loading a tiny model is for its threads
 
 import pytest
+from filelock import FileLock
 
-from tests import quick
+from tests import earlier_runs, quick
 from tests.faults.forks import Forks
 from tests.shapes import check_shapes
 
@@ -75,12 +77,21 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def quick_processes(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[None]:
-    """Nobody looks how busy and how fast the machine is, waits for its disk, or traces an architecture twice."""
+@pytest.fixture(scope="session")
+def traced(pytestconfig: pytest.Config, shared: Path) -> Path:
+    """The folder with the graphs that were traced: that of earlier runs, or of the workers of this one alone."""
+    if hasattr(pytestconfig, "cache") and earlier_runs.may_be_used():
+        with FileLock(shared / "traced.lock"), suppress(OSError):  # a checkout that nobody may write to
+            return earlier_runs.folder(pytestconfig.cache.mkdir("traced"))
     (shared / "traced").mkdir(exist_ok=True)
+    return shared / "traced"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_processes(tmp_path_factory: pytest.TempPathFactory, traced: Path) -> Iterator[None]:
+    """Nobody looks how busy and how fast the machine is, waits for its disk, or traces an architecture twice."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINYDISTILBERT_TESTS_TRACED", str(shared / "traced"))
+        patch.setenv("TINYDISTILBERT_TESTS_TRACED", str(traced))
         patch.setenv("TINYDISTILBERT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))  # never the user's
         quick.apply(patch.setattr)
         yield

@@ -78,7 +78,9 @@ def _read_or_traced(keys: list[str], folder: Path, model: PreTrainedModel, head:
         key = keys[len(graph) > 2]
         _known[key] = graph
         if paths:
-            np.savez(paths[key], **graph)
+            partial = paths[key].with_suffix(".partial.npz")
+            np.savez(partial, **graph)
+            partial.replace(paths[key])  # a run of the tests may be ended at any time, and a later one reads it
         return key
 
 
