@@ -155,6 +155,19 @@ def test_lists_with_other_things_in_them_are_refused(tmp_path: Path, value: str)
         read(task(file))
 
 
+@pytest.mark.parametrize("first", [[0, 1, 0], [0.0, 1.0, 0.0], [False, True, False], "[0, 1, 0]", "0|1|0"])
+def test_vectors_of_0_and_1_are_not_taken_for_names_of_labels(tmp_path: Path, first: Any) -> None:
+    rows = [json.dumps({"text": text, "label": first}) for text in ("a", "b")]
+    with pytest.raises(UserError, match=r"a\.jsonl, column label: each list has 0 or 1 for each of 3 labels"):
+        read(task(written(tmp_path / "a.jsonl", "\n".join(rows))))
+
+
+def test_labels_called_0_and_1_are_names_in_lists_of_other_lengths(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": text, "label": names}) for text, names in (("a", [0, 1]), ("b", [1, 1, 1]), ("c", []))]
+    examples = read(task(written(tmp_path / "a.jsonl", "\n".join(rows))))
+    assert examples.task.labels == ("0", "1") and examples.columns["label"] == [(1, 1), (0, 1), (0, 0)]
+
+
 def test_a_label_that_only_the_validation_has_is_refused(tmp_path: Path) -> None:
     train = written(tmp_path / "a.csv", "text,label\na,toxic|insult\nb,\n")
     validation = written(tmp_path / "b.csv", "text,label\nc,toxics\n")

@@ -32,11 +32,13 @@ def with_label_lists(task: Task, split: str, rows: Rows) -> Rows:
     """Return the rows with a list of labels in the column `task.label`; notices report what was split or dropped.
 
     Raises:
-        UserError: a value is not a list of labels, or, with one column per label, neither 0 nor 1.
+        UserError: a value is not a list of labels, or, with one column per label, neither 0 nor 1; or the lists hold 0
+            or 1 for each label instead of names.
     """
     lists = _of_columns(task, rows) if task.label_columns else _of_lists(task, split, rows)
     where = f"{rows.where}, column {task.label}"
     if repeats := sum(len(labels) - len(set(labels)) for labels in lists):
+        _refuse_vectors(where, lists)
         notice(where, f"{counted(repeats, 'label')} named twice in a row, counted once")
     if empty := sum(not labels for labels in lists):
         notice(where, f"{empty:,} of {len(lists):,} rows have no label")
@@ -162,6 +164,19 @@ def written_list(text: str) -> list[Any] | None:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
     return parsed if isinstance(parsed, list) else None
+
+
+def _refuse_vectors(where: str, lists: list[list[str]]) -> None:
+    """Refuse lists of one length with only 0 and 1, of which some repeat: read as names, they would all be two labels.
+
+    Raises:
+        UserError: the lists are such vectors.
+    """
+    lengths, names = {len(labels) for labels in lists}, {name.lower() for labels in lists for name in labels}
+    if len(lengths) == 1 and names <= _GIVEN.keys():
+        problem = f"each list has 0 or 1 for each of {lengths.pop()} labels, but not their names"
+        fix = "list the names of the labels that a text has, or make a column of 0 and 1 for each label (--label A B)"
+        raise UserError(where, problem=problem, fix=fix)
 
 
 def _refuse_other_separator(task: Task, where: str, texts: list[str]) -> None:
