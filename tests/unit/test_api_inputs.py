@@ -49,6 +49,7 @@ def test_a_key_that_the_first_row_lacks_is_not_lost() -> None:
     [
         (pd.DataFrame({"text": ["a", 3], "label": [1, 2]}), ["train['text']", "str ('a'), int (3)", "astype(str)"]),
         ([{"label": "a"}, {"label": 3}], ["'label'", "one kind"]),
+        ([{"label": 0.5}, {"label": True}], ["'label'", "one kind", "float (0.5), bool (True)"]),
         ([], ["one row"]),
         (pd.DataFrame({"text": []}), ["one row"]),
         (datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), ["DatasetDict", "one split"]),

@@ -92,6 +92,7 @@ def test_the_official_form_of_squad_is_flattened(tmp_path: Path) -> None:
         ("a.jsonl", '{"a": NaN}\n', r"a\.jsonl:1: expected a number that JSON allows, found NaN"),
         ("a.jsonl", '{"a": 1, "a": 2}\n', r"a\.jsonl:1: expected columns of different names, found 'a' twice"),
         ("a.jsonl", '{"a": 1}\n{"a": 2}\n{"a": "x"}\n', r"a\.jsonl:3, column a: expected values of one kind.*'x'"),
+        ("a.jsonl", '{"a": 0.5}\n{"a": true}\n', r"a\.jsonl:2, column a: expected values of one kind.*True"),
         ("a.jsonl", '{"a": "\\ud800"}\n', r"a\.jsonl:1, column a: expected values of one kind"),
         ("a.jsonl", "{}\n" + "[" * 100_000, r"a\.jsonl:2: expected JSON, found too many nested brackets"),
         ("a.jsonl", "\n\n", r"a\.jsonl: expected at least one row, found none"),

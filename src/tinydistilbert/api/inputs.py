@@ -75,6 +75,8 @@ def _column(values: Any, where: str) -> pa.Array:
     if (pieces := named_pieces(listed)) is not None:
         values = pieces
     try:
+        if bool in kinds and len(kinds) > 1:  # among floats, Arrow would turn true into 1
+            raise TypeError
         return pa.array(values, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         found = ", ".join(f"{kind.__name__} ({shown(value)})" for kind, value in list(kinds.items())[:3])

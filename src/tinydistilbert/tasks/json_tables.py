@@ -100,13 +100,13 @@ def _json_column(values: list[Any], name: str, path: Path, lines: Sequence[int])
         by_row = iter(pieces)
         values = [None if value is None else next(by_row) for value in values]
     try:
-        return pa.array(values)
+        return _as_array(values)
     except (pa.ArrowException, OverflowError, ValueError):
         fits, fails = 0, len(values)
         while fails - fits > 1:
             middle = (fits + fails) // 2
             try:
-                pa.array(values[:middle])
+                _as_array(values[:middle])
                 fits = middle
             except (pa.ArrowException, OverflowError, ValueError):
                 fails = middle
@@ -114,6 +114,18 @@ def _json_column(values: list[Any], name: str, path: Path, lines: Sequence[int])
         fix = "write the column the same way in every row"
         where = f"{path}:{lines[fits]}, column {name}"
         raise UserError(where, expected=expected, found=shown(values[fits]), fix=fix) from None
+
+
+def _as_array(values: list[Any]) -> pa.Array:
+    """Return the values as a column.
+
+    Raises:
+        ValueError: some are true or false and others are not; among floats, Arrow would turn true into 1.
+        pa.ArrowException: Arrow has no type for all of them.
+    """
+    if len({type(value) is bool for value in values if value is not None}) > 1:
+        raise ValueError("true or false among other values")
+    return pa.array(values)
 
 
 def named_pieces(values: Sequence[Any]) -> list[list[dict[str, Any]]] | None:
