@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from tinydistilbert.errors import UserError
@@ -42,6 +44,12 @@ def test_a_text_stays_on_its_side_whatever_is_added_and_however_it_is_spaced(tmp
     after = sides(written(tmp_path / "t.csv", more))
     assert {*before["validation"]} <= {text.strip() for text in after["validation"]}
     assert not {*before["train"]} & {text.strip() for text in after["validation"]}
+
+
+def test_texts_that_arrow_stores_as_views_are_split_alike(tmp_path: Path) -> None:
+    texts, labels = (pa.array(values, pa.string_view()) for values in zip(*ROWS, strict=True))
+    pyarrow.parquet.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "t.parquet")
+    assert sides(tmp_path / "t.parquet") == sides(written(tmp_path / "t.csv", ROWS))
 
 
 def test_an_error_names_the_line_of_the_file(tmp_path: Path) -> None:

@@ -116,8 +116,10 @@ def _parquet(path: Path) -> Rows:
         if samples.is_sampled(path):
             with pyarrow.parquet.ParquetFile(path) as file:
                 table, numbers = samples.parquet_of(file)
+                table = table.cast(_without_views(table.schema))
                 return Rows(table, str(path), lambda row: f"{path}, row {numbers[row]}", file.metadata.num_rows)
         table = _mapped_parquet(path) if is_large(path) else pyarrow.parquet.read_table(path)
+        table = table.cast(_without_views(table.schema))
         table.validate(full=True)  # for example, that texts are UTF-8
     except (pa.ArrowException, OSError) as error:
         found = str(error).partition("\n")[0]
@@ -127,7 +129,26 @@ def _parquet(path: Path) -> Rows:
 
 def _mapped_parquet(path: Path) -> pa.Table:
     with pyarrow.parquet.ParquetFile(path) as file:
-        return collected(file.schema_arrow, file.iter_batches(RECORDS_AT_ONCE), on_disk=True)
+        schema = _without_views(file.schema_arrow)
+        tables = (pa.Table.from_batches([batch]).cast(schema) for batch in file.iter_batches(RECORDS_AT_ONCE))
+        batches = itertools.chain.from_iterable(table.to_batches() for table in tables)
+        return collected(schema, batches, on_disk=True)
+
+
+def _without_views(schema: pa.Schema) -> pa.Schema:
+    """Return a schema with texts in place of views of texts, of which Arrow cannot take some rows."""
+
+    def plain(field: pa.Field) -> pa.Field:
+        kind = field.type
+        if pa.types.is_string_view(kind):
+            return field.with_type(pa.large_string())
+        if pa.types.is_list(kind):
+            return field.with_type(pa.list_(plain(kind.value_field)))
+        if pa.types.is_struct(kind):
+            return field.with_type(pa.struct([plain(kind.field(number)) for number in range(kind.num_fields)]))
+        return field
+
+    return pa.schema([plain(field) for field in schema], schema.metadata)
 
 
 def _delimited(path: Path, quoting: Quoting, *, is_tsv: bool) -> Rows:
