@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -97,7 +98,7 @@ def test_another_time_budget_is_another_folder() -> None:
     assert len(folders) == 3
 
 
-def test_a_students_task_is_its_teachers_whatever_data_it_gets(tmp_path: Path) -> None:
+def qa_model(tmp_path: Path) -> TaskModel:
     custom = {"train": "a.tsv", "validation": "b.tsv", "kind": "span", "text": "question", "text_pair": "context"}
     custom |= {"answer_units": "characters", "max_length": 64, "quoting": "none"}
     recipe = toml.from_dict({"name": "finetune-qa", "finetune": {"tasks": ["qa"], "custom": {"qa": custom}}}, "")
@@ -105,6 +106,20 @@ def test_a_students_task_is_its_teachers_whatever_data_it_gets(tmp_path: Path) -
         tmp_path, "report", (), tmp_path, "qa", "model", TaskColumns("question", "label", "context", "span")
     )
     teacher.recipe_file.write_text(toml.to_toml(recipe), encoding="utf-8")
+    return teacher
+
+
+def test_answers_are_scored_by_the_units_of_the_models_task(tmp_path: Path) -> None:
+    model = qa_model(tmp_path)
+    answers = [{"answer": "天气"}]
+    model.__dict__["predictor"] = SimpleNamespace(kind="span", labels=(), predict=lambda *_: answers)
+    answer = {"text": ["天气很好"], "answer_start": [2]}
+    scores = model.score([{"question": "怎么样?", "context": "今天天气很好", "answers": answer}])
+    assert scores["f1"] == pytest.approx(2 * 2 / (2 + 4)), "two of four characters; as words, none is the same"
+
+
+def test_a_students_task_is_its_teachers_whatever_data_it_gets(tmp_path: Path) -> None:
+    teacher = qa_model(tmp_path)
 
     def section(train: str | None, changes: dict[str, Any]) -> CustomTask:
         data = task_data(train, None, text="", label="", like=teacher)

@@ -106,16 +106,19 @@ class TaskModel(Run):
     def score(self, data: Any, *, text: str = "", label: Label = "", text_pair: str = "") -> "Scores":
         """Score the model on further labelled data; by default with the columns of its training.
 
+        Answers are compared by the `answer_units` of its task.
+
         Raises:
             UserError: a column is missing, or a label that the model does not know.
         """
         from tinydistilbert.api.score import score_of
+        from tinydistilbert.api.task_data import answer_units_of
 
         mine = self.columns
         columns = replace(
             mine, text=text or mine.text, label=label or mine.label, text_pair=text_pair or mine.text_pair
         )
-        return score_of(self.predictor, data, columns)
+        return score_of(self.predictor, data, columns, answer_units_of(self))
 
     def _repr_html_(self) -> str:
         missed = f"<p><b>{html.escape(self.missed)}</b></p>" if self.missed else ""

@@ -7,6 +7,7 @@ import numpy as np
 
 from tinydistilbert.api.inputs import Data, as_given, written
 from tinydistilbert.api.outcomes import Label, Scores, TaskColumns, TaskModel
+from tinydistilbert.evaluation.answer_units import Units
 from tinydistilbert.evaluation.scoring import Predictions, predictions_of_rows, predictions_of_tags, score
 from tinydistilbert.predictor import Predictor, load
 from tinydistilbert.recipe.schema import Corpus, CustomTask
@@ -43,8 +44,8 @@ def evaluate(
     return score_of(predictor, data, columns)
 
 
-def score_of(predictor: Predictor, data: Data, columns: TaskColumns) -> Scores:
-    """Return the scores of a loaded model; see `evaluate`.
+def score_of(predictor: Predictor, data: Data, columns: TaskColumns, answer_units: Units = "words") -> Scores:
+    """Return the scores of a loaded model; see `evaluate`. Answers of a span model are compared by `answer_units`.
 
     Raises:
         UserError: a column is missing, or the model does not know a label.
@@ -52,7 +53,8 @@ def score_of(predictor: Predictor, data: Data, columns: TaskColumns) -> Scores:
     given = as_given(data, "data", label=columns.label)
     with tempfile.TemporaryDirectory(prefix="tinydistilbert-") as folder:
         source = written(given, Path(folder) / "data" / "examples.parquet")
-        settings = CustomTask(train=source, validation=source, **{**columns.section, "kind": predictor.kind})
+        section = {**columns.section, "kind": predictor.kind, "answer_units": answer_units}
+        settings = CustomTask(train=source, validation=source, **section)
         task = custom_task("data", settings)
         examples = load_examples(
             task, "validation", data=None, corpus=Corpus(), limit=0, seed=SEED, labels=predictor.labels or None

@@ -8,6 +8,7 @@ from typing import Any
 from tinydistilbert.api.inputs import Data, as_given, written
 from tinydistilbert.api.outcomes import Label, TaskColumns, TaskModel
 from tinydistilbert.errors import UserError
+from tinydistilbert.evaluation.answer_units import Units
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.names import task_name
 from tinydistilbert.recipe.schema import CustomTask
@@ -93,6 +94,13 @@ def _section_of(model: TaskModel) -> CustomTask:
 def _custom_section(model: TaskModel) -> CustomTask | None:
     """Return the section of the task that a model was trained on; None if it is a built-in task."""
     return toml.read(model.recipe_file).finetune.custom.get(model.task)
+
+
+def answer_units_of(model: TaskModel) -> Units:
+    """Return the units by which the answers of a model's task are compared; words if it has no recipe any more."""
+    is_known = model.columns.kind == "span" and model.recipe_file.is_file()
+    section = _custom_section(model) if is_known else None
+    return section.answer_units if section else "words"
 
 
 def _set_in(section: CustomTask, names: set[str]) -> dict[str, Any]:
