@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from tinydistilbert.data.hub import HubName, parse
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.metrics import METRICS
 from tinydistilbert.recipe.schema import Corpus, CustomTask, Finetune
 from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, custom, load_examples, splits, tasks_of
-from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.base import Kind, Task
 from tinydistilbert.tasks.custom import custom_task
 from tinydistilbert.tasks.splits import has_split
 
@@ -255,6 +255,21 @@ def test_a_configuration_and_a_split_may_be_named(monkeypatch: pytest.MonkeyPatc
     task = reviews("me/set:en:train[:90%]", "me/set:en")
     assert (len(load(task)), len(load(task, "validation"))) == (2, 2)
     assert asked == [("me/set", "en", "train[:90%]"), ("me/set", "en", "validation"), ("me/set", "en", "train[:90%]")]
+
+
+@pytest.mark.parametrize("kind", ["classification", "multi-label"])
+def test_a_parquet_file_of_datasets_with_a_row_without_a_label_is_refused(tmp_path: Path, kind: Kind) -> None:
+    numbers: list[Any] = [0, 1, -1]
+    stars: Any = ClassLabel(names=["pos", "neg"])
+    if kind == "multi-label":
+        numbers, stars = [[number] for number in numbers], List(stars)
+    rows = {"text": ["good", "bad", "?"], "label": numbers}
+    Dataset.from_dict(rows, features=Features({"text": Value("string"), "label": stars})).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    task = custom_task("reviews", CustomTask(train=str(tmp_path / "a.parquet"), kind=kind))
+    with pytest.raises(UserError, match=r"a\.parquet, row 2, column label: the label is missing: .*ClassLabel.*, -1 "):
+        load(task)
 
 
 def test_a_folder_of_save_to_disk_is_read_by_its_splits(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ A text is used as the name: `01`, `1` and `1E0` are three classes. A name is mad
 """
 
 import dataclasses
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -54,6 +55,27 @@ def class_name(label: Any) -> str | None:
     if isinstance(label, Decimal) and label.is_finite() and label == label.to_integral_value():
         return str(int(label))
     return None
+
+
+def class_names(table: pa.Table, column: str) -> list[str] | None:
+    """Return the names of numbers in a column or its lists, as `datasets` stores them in Parquet; None if unknown."""
+    try:
+        described = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        names = described.get("feature", described)["names"]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return [str(name) for name in names]
+
+
+def refuse_unlabelled(where: str, number: Any) -> None:
+    """Refuse a number below 0 in a column whose numbers have `class_names`: it is no class.
+
+    Raises:
+        UserError: the number is below 0.
+    """
+    if type(number) is int and number < 0:
+        problem = f"the label is missing: among the numbers of a `ClassLabel`, {number} marks a row without one"
+        raise UserError(where, problem=problem, fix=f"fill it in {DROP}")
 
 
 def spelling_key(name: str) -> str:
@@ -142,12 +164,15 @@ def _names(task: Task, rows: Rows) -> list[str]:
     """Return each row's class name, with notices that count what was changed."""
     known: dict[Any, tuple[Any, str]] = {}  # each distinct label, examined once
     names, count = list[str](), Counter[Any]()
+    has_names = class_names(rows.table, task.label) is not None
     for row, label in enumerate(rows.values(task.label)):
         key = label if type(label) is str else (type(label), repr(label))
         if key not in known:
             name = class_name(label)
             if name is None:
                 raise _no_class(task, rows.at(row, task.label), label)
+            if has_names:
+                refuse_unlabelled(rows.at(row, task.label), label)
             known[key] = label, name
         count[key] += 1
         names.append(known[key][1])

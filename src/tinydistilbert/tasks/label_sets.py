@@ -17,8 +17,10 @@ from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.classes import (
     MOST_CLASSES,
     class_name,
+    class_names,
     class_positions,
     in_order,
+    refuse_unlabelled,
     unknown_class,
     warn_of_twins,
 )
@@ -115,6 +117,7 @@ def _of_lists(task: Task, split: str, rows: Rows) -> list[list[str]]:
     values = rows.values(task.label)
     lists: list[list[str]] = []
     parted, written = 0, 0
+    has_names = class_names(rows.table, task.label) is not None
     for row, value in enumerate(values):
         labels: list[Any]
         if isinstance(value, list):
@@ -129,6 +132,8 @@ def _of_lists(task: Task, split: str, rows: Rows) -> list[list[str]]:
             raise UserError(rows.at(row, task.label), problem="the labels are missing", fix=fix)
         else:
             labels = [value]
+        for label in labels if has_names else ():
+            refuse_unlabelled(rows.at(row, task.label), label)
         lists.append(list(_names(task, rows, row, labels)))
     where = f"{rows.where}, column {task.label}"
     texts = [value for value in values if isinstance(value, str)]

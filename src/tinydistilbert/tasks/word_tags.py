@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.schema import CustomTask
 from tinydistilbert.tasks.answers import DROP
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.classes import MOST_CLASSES, in_order, unknown_class, warn_of_twins
+from tinydistilbert.tasks.classes import MOST_CLASSES, class_names, in_order, unknown_class, warn_of_twins
 from tinydistilbert.tasks.conll import TAGS, TOKENS
 from tinydistilbert.tasks.entities import OUTSIDE, Entity, as_iob2, is_tag, tag_names, tags_of, type_of
 from tinydistilbert.tasks.label_sets import written_list
@@ -182,16 +181,6 @@ def _tags(rows: Rows, row: int, column: str, value: Any, names: Sequence[str] | 
             raise UserError(where, expected=expected, found=shown(tag), fix=fix)
         tags.append(tag.strip())
     return tags
-
-
-def class_names(table: pa.Table, column: str) -> list[str] | None:
-    """Return the names of the numbers in a list column, as `datasets` stores them in Parquet files; None if unknown."""
-    try:
-        described = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"][column]
-        names = described["feature"]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return [str(name) for name in names]
 
 
 # Character spans.
