@@ -57,6 +57,12 @@ def test_lists_floats_and_questions_without_an_answer_are_read_from_them(tmp_pat
     assert load(tmp_path / "b.jsonl")["answers"] == [{"text": ["1844", "It"], "answer_start": [13, 0]}]
 
 
+def test_a_place_that_pandas_wrote_to_csv_as_a_float_is_read(tmp_path: Path) -> None:
+    path, columns = tmp_path / "a.csv", "question,context,answer,answer_start"
+    path.write_text(f"{columns}\nq,{CONTEXT},1844,13.0\nq,{CONTEXT},,\nq,{CONTEXT},,-1.0\n")
+    assert [answer["answer_start"] for answer in load(path)["answers"]] == [[13], [], []]
+
+
 @pytest.mark.parametrize(
     ("text", "start", "message"),
     [
@@ -65,6 +71,7 @@ def test_lists_floats_and_questions_without_an_answer_are_read_from_them(tmp_pat
             "x",
             "column answer_start: expected a text and the number of its first character, found '1844' at 'x'",
         ),
+        ("1844", "13.5", "column answer_start: .*found '1844' at '13.5'"),
         ("1844", "", "column answer_start: .*found '1844' at ''"),
         ("1844", "12", "column answers: expected '1844' at answer_start 12, found ' 184'"),
     ],

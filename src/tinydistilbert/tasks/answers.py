@@ -88,8 +88,8 @@ def with_answers(rows: Rows) -> Rows:
 
 def _position(value: Any) -> int | None:
     """Return a whole number, also from text or from a float (as missing values in the column cause); else None."""
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,15}", value.strip()):
-        return int(value)
+    if isinstance(value, str) and (match := re.fullmatch(r"(-?[0-9]{1,15})(\.0+)?", value.strip())):
+        return int(match[1])
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
