@@ -326,6 +326,8 @@ SPLITS = [
     ("Training plan.txt|Dev handbook.txt|a.txt", None, None, "the names of 2 of 3 files contain a split"),
     ("a.txt|b.md|.hidden|c.csv", "a.txt", "", "1 file (b.md) of other kinds left out"),
     ("a.csv|b.tsv.gz", "a.csv|b.tsv.gz", "", ""),
+    ("a.txt|.kept/a-copy.txt|.b.txt", "a.txt|.kept/a-copy.txt|.b.txt", "",
+     "2 files (.b.txt, .kept/a-copy.txt) hidden or in a hidden folder, but read"),
 ]  # fmt: skip
 
 

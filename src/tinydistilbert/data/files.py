@@ -45,7 +45,8 @@ def in_home(name: str) -> Path:
 def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
     """Return the training and validation files at `path`, a file or a folder, by their names if those are clear.
 
-    Notices report what is left out of a folder: files of other kinds, CSV and TSV beside other texts, other splits.
+    Notices report what is left out of a folder: files of other kinds, CSV and TSV beside other texts, other splits; and
+    hidden files, which are read.
     Without validation files the second list is empty.
 
     Raises:
@@ -74,7 +75,12 @@ def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
     others = [file for file in candidates if not is_read(file) and not file.name.startswith(".")]
     if others:
         notice(str(path), f"{_listed(others, path)} of other kinds left out")
-    return splits_by_name(texts or files, path)
+    # Editors and notebooks keep copies in places such as .ipynb_checkpoints; prepared corpora may have read them.
+    read = texts or files
+    hidden = [file for file in read if any(part.startswith(".") for part in file.relative_to(path).parts)]
+    if hidden:
+        notice(str(path), f"{_listed(hidden, path)} hidden or in a hidden folder, but read; delete what is only a copy")
+    return splits_by_name(read, path)
 
 
 def is_read(path: Path) -> bool:
