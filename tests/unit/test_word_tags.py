@@ -153,6 +153,14 @@ def test_python_data_of_every_form_is_read(tmp_path: Path) -> None:
         assert named(read(task(file))) == TAGS, number
 
 
+@pytest.mark.parametrize("separator", [" ", "  ", "\t"])
+def test_a_word_of_a_conll_file_may_have_a_no_break_space(tmp_path: Path, separator: str) -> None:
+    words = [("10\u00a0000", "B-NUM"), ("mots", "O")]
+    file = written(tmp_path / "a.conll", "\n".join(map(separator.join, words)))
+    examples = read(task(file))
+    assert examples.columns["text"] == ["10\u00a0000 mots"] and examples.columns["words"] == [((0, 6), (7, 11))]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -1,5 +1,6 @@
 """CoNLL files: one word with its tags per line, columns separated by spaces or tabs, empty lines between sentences."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -67,4 +68,6 @@ def sentences_of(lines: Sequence[str], where: str) -> Sentences:
 
 
 def _cells(line: str, separator: str | None) -> list[str]:
-    return [cell.strip() for cell in line.strip("\r\n").split(separator)] if separator else line.split()
+    if separator:
+        return [cell.strip() for cell in line.strip("\r\n").split(separator)]
+    return re.split(r"[ \t]+", line.strip(" \t\r\n"))  # a word may have a no-break space in it: 10 000
