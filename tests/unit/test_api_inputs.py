@@ -40,6 +40,22 @@ def test_every_form_of_data_is_the_same_table(tmp_path: Path) -> None:
     assert as_given("owner/name", "train") == "owner/name" and as_given(tmp_path, "train") == str(tmp_path)
 
 
+@pytest.mark.parametrize(("form", "columns"), [("torch", None), ("torch", ["ids"]), ("numpy", None), ("arrow", None)])
+def test_a_data_set_in_another_format_has_the_names_of_its_classes(form: str, columns: list[str] | None) -> None:
+    names = datasets.ClassLabel(names=["bad", "good"])
+    kinds = {
+        "text": datasets.Value("string"),
+        "one": names,
+        "many": datasets.List(names),
+        "ids": datasets.Value("int64"),
+    }
+    rows = {"text": ["a", "b"], "one": [1, 0], "many": [[0, 1], []], "ids": [1, 2]}
+    formatted = datasets.Dataset.from_dict(rows, datasets.Features(kinds)).with_format(form, columns=columns)
+    one, many = as_given(formatted, "train", label="one"), as_given(formatted, "train", label="many")
+    assert not isinstance(one, str) and one["one"].to_pylist() == ["good", "bad"]
+    assert not isinstance(many, str) and many["many"].to_pylist() == [["bad", "good"], []]
+
+
 def test_a_key_that_the_first_row_lacks_is_not_lost() -> None:
     given = as_given([{"text": "a"}, {"text": "b", "label": 1}], "train")
     assert given.to_pylist() == [{"text": "a", "label": None}, {"text": "b", "label": 1}]

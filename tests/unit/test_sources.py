@@ -154,6 +154,13 @@ def test_a_saved_dataset_gives_its_documents(tmp_path: Path) -> None:
     assert read(open_source(Corpus(source=str(tmp_path / "saved")), None)) == (TEXTS, ["apart"])
 
 
+def test_a_saved_dataset_that_shows_only_other_columns_gives_its_documents(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_dict({"text": TEXTS, "input_ids": [[1] for _ in TEXTS]})
+    rows.with_format("torch", columns=["input_ids"]).save_to_disk(tmp_path / "saved")
+    train, validation = read(open_source(Corpus(source=str(tmp_path / "saved")), None))
+    assert sorted(train + validation) == sorted(TEXTS)
+
+
 def test_the_split_and_the_configuration_of_a_data_set_may_be_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -188,7 +188,8 @@ def records(dataset: "Dataset | IterableDataset", name: str, column: str) -> Ite
     if not is_text:
         expected = f"a column {column!r} of texts"
         raise UserError(f"corpus.source {name}", expected=expected, found=found, fix="set corpus.text_column")
-    for batch in _fetched(dataset.select_columns([column]).iter(batch_size=files.PARQUET_ROWS), name):
+    plain = dataset.with_format(None)  # a folder of save_to_disk keeps a format, such as some columns as tensors
+    for batch in _fetched(plain.select_columns([column]).iter(batch_size=files.PARQUET_ROWS), name):
         for text in batch[column]:
             if not isinstance(text, str | None):  # a stream of JSON may have another type further on
                 raise UserError(

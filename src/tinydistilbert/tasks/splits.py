@@ -179,8 +179,9 @@ def with_class_names(rows: "Dataset", label: str) -> pa.Table:
     def name_of(number: int | None) -> str | None:
         return str(names[number]) if number is not None and number >= 0 else None
 
+    values = table[label].to_pylist()  # those of `rows` depend on its format, such as tensors
     if of_list:
-        label_names = pa.array([numbers and [*map(name_of, numbers)] for numbers in rows[label]])
+        label_names = pa.array([numbers and [*map(name_of, numbers)] for numbers in values])
     else:
-        label_names = pa.array([*map(name_of, rows[label])])
+        label_names = pa.array([*map(name_of, values)])
     return table.set_column(table.column_names.index(label), label, label_names)
