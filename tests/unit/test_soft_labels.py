@@ -67,6 +67,7 @@ def test_joined_by_id_votes_and_scores(examples: Examples, tmp_path: Path, caplo
     ("text", "parts"),
     [
         ("text,good,bad\na house,3.5,3.5\n", ["soft.csv:2", "sum to 1", "a sum of 7"]),
+        ("text,good,bad\na house,1e30,0.5\n", ["soft.csv:2", "sum to 1", "a sum of 1e+30"]),
         ("text,good\na house,1\n", ["bad, good", "without bad"]),
         ("text,good,bad,ugly\na house,1,0,0\n", ["also ugly"]),
         ("text,good,Bad\na house,1,0\n", ["did you mean 'bad' by 'Bad'"]),

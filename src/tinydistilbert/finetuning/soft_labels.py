@@ -1,5 +1,6 @@
 """Soft labels from a file: predictions of a teacher that is not a model folder (an LLM, an API, an ensemble)."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def _values(rows: Rows, labels: Sequence[str]) -> NDArray[np.float64]:
     for place, label in enumerate(labels):
         for row, value in enumerate(rows.values(label)):
             parsed = number(value)
-            if parsed is None or not np.isfinite(parsed):
+            if parsed is None or not math.isfinite(parsed):  # NumPy refuses whole numbers of more than 64 bits
                 fix = "fill it in or drop the row"
                 raise UserError(rows.at(row, label), expected="a number", found=shown(value), fix=fix)
             values[row, place] = parsed
