@@ -1,5 +1,6 @@
 """What trackers of experiments get of a training."""
 
+import re
 from typing import Any
 
 import pytest
@@ -42,6 +43,15 @@ def test_each_gets_the_numbers_of_a_step_in_its_form_and_nothing_of_a_line() -> 
             progress.emit(**LINE)
         progress.emit(**STEP)
         assert tracker.calls == calls
+
+
+def test_names_for_mlflow_have_only_characters_that_it_takes() -> None:
+    """As `mlflow.log_metrics` checks them: it raises in mid-training."""
+    tracker = Tracker()
+    to_mlflow(tracker)({**STEP, "training": "finetune student (D) on rte@mnli", "validation/kl": 1.0})
+    ((numbers, _),) = tracker.calls
+    assert sorted(numbers) == [f"finetune student D on rtemnli seed 1/{name}" for name in ("loss", "validation/kl")]
+    assert all(re.fullmatch(r"[/\w.\- ]*", name) for name in numbers)
 
 
 def test_nobody_listens_behind_an_error() -> None:

@@ -10,6 +10,7 @@ td.finetune(..., on_log=to_tensorboard(SummaryWriter("logs")))
 No tracker is imported here, and nothing is sent automatically.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,8 @@ def to_mlflow(mlflow: Any) -> Callable[[Event], None]:
 
     def log(event: Event) -> None:
         if numbers := measured(event):
-            named = {name.replace(",", ""): value for name, value in numbers.items()}  # MLflow refuses commas
+            # MLflow refuses other characters: commas, the brackets of `model (D)`, the @ of `rte@mnli`.
+            named = {re.sub(r"[^\w/. -]", "", name): value for name, value in numbers.items()}
             mlflow.log_metrics(named, step=event["step"])
 
     return log
