@@ -12,11 +12,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from tinydistilbert.api import run as api
 from tinydistilbert.cli import flags
 from tinydistilbert.cli.arguments import COMMANDS
 from tinydistilbert.cli.main import main
 from tinydistilbert.cli.parser import build
+from tinydistilbert.errors import MissedTarget
 from tinydistilbert.recipe import keys
+from tinydistilbert.report import use
+from tinydistilbert.run_folder import RunFolder
+from tinydistilbert.storage import atomic
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -212,6 +217,54 @@ def test_tasks_and_recipes_as_json(call: Call) -> None:
     recipes = {recipe["name"] for recipe in json.loads(call("recipes", "--json")[1])}
     assert recipes == {line.split()[0] for line in call("recipes")[1].splitlines()} >= {"quickstart", "seed"}
     assert json.loads(call("recipes", "--json", "quickstart")[1])["name"] == "quickstart"
+
+
+TASKS = """
+[finetune]
+tasks = ["cola", "rte"]
+[compress]
+tasks = ["cola", "rte"]
+"""
+
+
+@pytest.fixture
+def compressing(tmp_path: Path) -> list[str]:
+    """The arguments of a run that compresses models of two tasks."""
+    (tmp_path / "two.toml").write_text(TASKS)
+    return ["replicate", str(tmp_path / "two.toml"), "--output", str(tmp_path / "run")]
+
+
+def test_a_run_that_misses_its_target_prints_what_it_made(
+    compressing: list[str], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> api.Run:
+        raise MissedTarget("missed the target: 9 ms")
+
+    monkeypatch.setattr(api, "run", missing)
+    code, out, err = call(*compressing, "--json")
+    assert code == 1 and err == "error: missed the target: 9 ms\n"
+    document = json.loads(out)
+    assert document["missed"] == "missed the target: 9 ms" and document["page"].endswith("report.html")
+    code, out, err = call(*compressing)
+    assert code == 1 and out.startswith("The page: ") and err == "error: missed the target: 9 ms\n"
+
+
+def test_a_run_whose_first_task_failed_prints_the_model_of_the_next(
+    compressing: list[str], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task whose process failed (`--jobs`) has nothing compressed."""
+    made = api.Run(Path(compressing[-1]), failures=("finetune student on CoLA, seed 0: killed by SIGKILL, twice",))
+    monkeypatch.setattr(api, "run", lambda *_, **__: made)
+    asked: list[str] = []
+    facts = SimpleNamespace(sentence="It keeps all.", model="best", command="ask it")
+    monkeypatch.setattr(use, "facts_of_best", lambda _, task: asked.append(task) or facts)
+    assert call(*compressing)[0] == 1 and not asked
+    summary = RunFolder(made.folder).compressed("rte").summary
+    summary.mkdir(parents=True)
+    atomic.write_manifest(summary)
+    code, out, err = call(*compressing)
+    assert code == 1 and "It keeps all." in out and asked == ["rte"]
+    assert err == f"error: {made.failures[0]}\n"
 
 
 @pytest.mark.long

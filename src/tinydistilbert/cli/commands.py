@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinydistilbert import notices, progress
 from tinydistilbert.cli.output import log_to, print_entries, print_json, print_model, print_tables, table_as_json
-from tinydistilbert.errors import NonFiniteLoss, UserError
+from tinydistilbert.errors import MissedTarget, NonFiniteLoss, UserError
 from tinydistilbert.training import launcher, ranks
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def _stages(parsed: argparse.Namespace, command_line: str) -> None:
     _check_command(command, recipe)
     from tinydistilbert.api import run as api
     from tinydistilbert.run_folder import RunFolder
+    from tinydistilbert.storage import atomic
 
     log = log_to(as_json=asked.json, quiet=asked.quiet)
     if asked.dry_run:
@@ -66,23 +67,30 @@ def _stages(parsed: argparse.Namespace, command_line: str) -> None:
     if asked.part:
         api.run_part(recipe, asked.output, asked.part, until=command, log=log, threads=asked.threads)
         return
-    made = api.run(
-        recipe, asked.output, until=until, log=log, command=command_line, threads=asked.threads, jobs=asked.jobs
-    )
+    folder, missed = RunFolder(asked.output), None
+    try:
+        made = api.run(
+            recipe, asked.output, until=until, log=log, command=command_line, threads=asked.threads, jobs=asked.jobs
+        )
+    except MissedTarget as error:  # everything was made, so it is printed too
+        made, missed = api.Run(asked.output, until), error
     tables = made.tables if until in api.MEASURED else ()
-    page = RunFolder(asked.output).report if until == "report" else None
-    compressed = recipe.compress.tasks[0] if page and recipe.compress.tasks else ""
+    page = folder.report if until == "report" else None
+    # A task whose model failed has nothing compressed.
+    finished = [name for name in recipe.compress.tasks if page and atomic.is_finished(folder.compressed(name).summary)]
     _print_run(
-        asked.output, tables, RunFolder(asked.output).results, page, made.failures, as_json=asked.json,
-        compressed=compressed,
+        asked.output, tables, folder.results, page, made.failures, as_json=asked.json, missed=str(missed or ""),
+        compressed=finished[0] if finished else "",
     )  # fmt: skip
+    if missed:
+        raise missed
     if made.failures:
         raise NonFiniteLoss("; ".join(made.failures))
 
 
 def _print_run(
     output: Path, tables: Sequence["Table"], results_file: Path, page: Path | None, failures: Sequence[str], *,
-    as_json: bool, compressed: str = "",
+    as_json: bool, compressed: str = "", missed: str = "",
 ) -> None:  # fmt: skip
     """Print what a run or an ablation measured, and its page; with a compressed task, also the model."""
     if not as_json:
@@ -104,6 +112,7 @@ def _print_run(
             "tables": [table_as_json(table) for table in tables],
             "measurements": [dataclasses.asdict(measurement) for measurement in measurements],
             "failures": list(failures),
+            "missed": missed,
         }
     )
 
