@@ -16,8 +16,10 @@ from tests.faults.forks import Forks
 from tinydistilbert import progress, results
 from tinydistilbert.cli.main import main
 from tinydistilbert.errors import Interrupted, UserError
+from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.storage import atomic
 from tinydistilbert.tuning import run as sweeping
 from tinydistilbert.tuning.space import Space
 from tinydistilbert.tuning.study import SweepSetup, sweep_of
@@ -162,6 +164,56 @@ def test_a_dry_run_writes_nothing(recipe_file: Path, capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert "7 trials" in printed and "learning_rate: 0.0001 to 0.01, by ratio" in printed
     assert not (recipe_file.parent / "swept").exists()
+
+
+def test_what_trials_share_is_estimated_once(
+    recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The text is prepared and the teacher adapted before the trials, which fit no baselines."""
+    asked: list[Recipe] = []
+
+    def planned(run: RunContext) -> dict[str, Any]:
+        asked.append(run.recipe)
+        seconds = {"prepare": 100.0, "adapt": 1000.0, "distill": 7.0, "evaluate": None}
+        return {"stages": [{"stage": name, "seconds": each} for name, each in seconds.items()], "seconds": 1107.0}
+
+    monkeypatch.setattr(sweeping.dry_run, "plan_as_json", planned)
+    for tokens, seconds in ((4096, 1100 + 5 * 7), (0, 100 + 5 * 1007)):
+        more = ("--dry-run", "--json", "--trials", "5", "--adapt.tokens", str(tokens))
+        assert call(*arguments(recipe_file, *more)) == 0
+        assert json.loads(capsys.readouterr().out)["seconds"] == seconds
+    assert [(recipe.adapt.tokens, recipe.finetune.baselines) for recipe in asked] == [(4096, False), (0, False)]
+    base = recipe_file.parent / "swept" / "base" / "teacher"
+    base.mkdir(parents=True)
+    atomic.write_manifest(base)
+    assert call(*arguments(recipe_file, "--dry-run", "--trials", "1", "--adapt.tokens", "4096")) == 0
+    assert "1 trial of about 7 s each, in all 7 s of one process" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("select", ["heldout", "reported"])
+def test_a_recipe_that_chooses_an_epoch_has_trials_that_can_be_read_again(recipe_file: Path, select: str) -> None:
+    """The last epoch counts, as in an ablation: the held-out examples choose the settings."""
+    recipe = toml.read(recipe_file)
+    rates = (1e-4, 1e-3) if select == "heldout" else ()
+    finetune = replace(recipe.finetune, select=select, learning_rates=rates)
+    space = recipe_file.parent / "space.toml"
+    swept = sweep_of(replace(recipe, finetune=finetune), space, space.parent / "swept", storage="", log=pytest.fail)
+    trial = swept.recipe_of(0, {})
+    assert toml.from_toml(toml.to_toml(trial), "trial") == trial
+
+
+def test_trials_that_all_fail_from_some_moment_on_end_the_sweep() -> None:
+    """Each is replaced by another one, which would go on without end."""
+    study = optuna.create_study()
+    study.tell(study.ask(), 1.0)
+    for number in range(sweeping.FAILED_IN_A_ROW):
+        sweeping._refuse_hopeless(study, "no such file") if number else None
+        study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)
+    study.ask()  # one that another process works on
+    with pytest.raises(UserError, match="10 trials in a row failed, the last with: no such file"):
+        sweeping._refuse_hopeless(study, "no such file")
+    study.tell(1 + sweeping.FAILED_IN_A_ROW, 1.0)
+    sweeping._refuse_hopeless(study, "no such file")
 
 
 def test_what_each_dimension_suggests(recipe_file: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from tinydistilbert import progress
 from tinydistilbert.dry_run import plan as dry_run
 from tinydistilbert.errors import NonFiniteLoss, UserError
+from tinydistilbert.notices import counted
 from tinydistilbert.pipeline.preflight import check_data_folder
 from tinydistilbert.pipeline.run import check_inputs, run_context, run_stages
 from tinydistilbert.progress import duration
@@ -30,6 +31,8 @@ WHY, SECONDS = "why", "seconds"
 """Attributes of a trial in Optuna's record: why it failed, and the seconds of all processes that worked on it."""
 FAILED_AT_ONCE = 3
 """If this many trials fail before one succeeds, the recipe is wrong."""
+FAILED_IN_A_ROW = 10
+"""If so many trials fail one after the other, something changed, such as the data: each is replaced, without end."""
 
 
 def sweep(
@@ -151,7 +154,7 @@ def _fail() -> Any:
 
 
 def _refuse_hopeless(study: Any, why: str) -> None:
-    """End a sweep whose first trials all failed.
+    """End a sweep whose first trials all failed, or whose newest did.
 
     Raises:
         UserError: all of them failed.
@@ -159,6 +162,10 @@ def _refuse_hopeless(study: Any, why: str) -> None:
     states = [other.state.name for other in study.trials]
     if states.count("FAIL") >= FAILED_AT_ONCE and "COMPLETE" not in states:
         raise UserError("sweep", problem=f"its first trials failed, the last with: {why}", fix="see the recipe")
+    newest = [state for state in states if state != "RUNNING"][-FAILED_IN_A_ROW:]
+    if newest == ["FAIL"] * FAILED_IN_A_ROW:
+        problem = f"{FAILED_IN_A_ROW} trials in a row failed, the last with: {why}"
+        raise UserError("sweep", problem=problem, fix="correct that, and run the same command again")
 
 
 def basis(swept: SweepSetup) -> str:
@@ -320,11 +327,17 @@ def plan(recipe: Recipe, space: Path, output: Path, *, trials: int) -> dict[str,
         UserError: an input is wrong.
     """
     swept = sweep_of(recipe, space, output, storage="", log=lambda _: None)
-    context = run_context(recipe, swept.folder.base.path, until=swept.until, log=swept.log)
-    of_one = dry_run.plan_as_json(context)
+    # As the trials are, but with the teacher that is adapted before them, in a folder that no run has.
+    of_trial = dataclasses.replace(swept.recipe_of(0, {}), teacher=recipe.teacher, adapt=recipe.adapt)
+    planned = dry_run.plan_as_json(run_context(of_trial, output / "planned", until=swept.until, log=swept.log))
+    shared = ("prepare", "adapt") if swept.shares_teacher else ("prepare",)
+    once = sum(line["seconds"] or 0.0 for line in planned["stages"] if line["stage"] in shared)
+    each = planned["seconds"] - once
+    if swept.shares_teacher and atomic.is_finished(swept.folder.base.teacher):
+        once = 0.0
     return {
         "settings": {dimension.key: dimension.description for dimension in swept.space.dimensions},
-        "compared_by": basis(swept), "trials": trials, "seconds": trials * of_one["seconds"],
+        "compared_by": basis(swept), "trials": trials, "seconds": once + trials * each, "seconds_of_trial": each,
         "output": str(output),
     }  # fmt: skip
 
@@ -332,9 +345,10 @@ def plan(recipe: Recipe, space: Path, output: Path, *, trials: int) -> dict[str,
 def plan_in_words(planned: dict[str, Any]) -> str:
     """Return a plan as plain text."""
     settings = [f"{key}: {values}" for key, values in planned["settings"].items()]
-    each = duration(planned["seconds"] / planned["trials"])
+    each = duration(planned["seconds_of_trial"])
     lines = [
-        f"{planned['trials']} trials of about {each} each, in all {duration(planned['seconds'])} of one process",
+        f"{counted(planned['trials'], 'trial')} of about {each} each, in all {duration(planned['seconds'])} of one "
+        "process",
         planned["compared_by"],
         "an estimate; trials that fall behind are stopped early. Nothing was written.",
     ]

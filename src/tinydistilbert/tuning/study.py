@@ -72,7 +72,9 @@ class SweepSetup:
             UserError: the values do not fit together.
         """
         recipe = self.space.recipe(self.recipe, values)
-        finetune = dataclasses.replace(recipe.finetune, score_on="train", baselines=False)
+        finetune = dataclasses.replace(
+            recipe.finetune, score_on="train", baselines=False, select="fixed", learning_rates=()
+        )
         if finetune.distillation.tasks == "none" and not finetune.model:
             finetune = dataclasses.replace(finetune, models=tuple(n for n in finetune.models if n == self.row))
         recipe = dataclasses.replace(recipe, name=f"{self.recipe.name}/{number}", finetune=finetune)
