@@ -16,7 +16,7 @@ import pytest
 
 import tinydistilbert as td
 from tinydistilbert.api.inputs import as_given, written
-from tinydistilbert.api.outcomes import TaskColumns, TaskModel
+from tinydistilbert.api.outcomes import Run, TaskColumns, TaskModel
 from tinydistilbert.api.run import with_settings
 from tinydistilbert.api.targets import targets
 from tinydistilbert.api.task import _folder, listed_seeds, recipe_of
@@ -145,6 +145,22 @@ def test_a_students_task_is_its_teachers_whatever_data_it_gets(tmp_path: Path) -
     assert (same.answer_units, same.max_length, same.quoting, same.train) == ("characters", 64, "none", "a.tsv")
     other = section("c.csv", {"finetune.custom.qa.max_length": 96})
     assert (other.answer_units, other.max_length, other.quoting, other.train) == ("characters", 96, "auto", "c.csv")
+
+
+def test_the_output_of_a_call_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    outputs: list[Path] = []
+
+    def run(_: Recipe, output: Path, **__: Any) -> Run:
+        outputs.append(output)
+        return Run(output)
+
+    monkeypatch.setattr("tinydistilbert.api.run.run", run)
+    monkeypatch.setattr("tinydistilbert.api.task.run", run)
+    td.replicate("minilm", output="~/run", quiet=True)
+    td.finetune("offline", train="a.csv", validation="b.csv", output="~/tuned", quiet=True)
+    assert outputs == [tmp_path / "run", tmp_path / "tuned"]
 
 
 def test_targets_and_seeds() -> None:

@@ -134,6 +134,16 @@ def test_the_learning_rate_has_one_short_name_that_errors_say() -> None:
     assert "In short: --learning-rate" in refusal("finetune", "minilm", "--finetune.learning_rate", "1e-4")
 
 
+def test_the_home_folder_may_be_named_behind_an_equals_sign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A shell leaves `--output=~/run` as it is, and a folder called `~` would be made."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert request(["distill", "minilm", "--output=~/run"]).output == tmp_path / "run"
+    assert request(["distill", "minilm", "--output=~nobody-of-this-name/run"]).output == Path(
+        "~nobody-of-this-name/run"
+    )
+
+
 @pytest.mark.parametrize(
     "path", ["a,b.txt", "a]", "[a]", "[1]", "-a", "--a", "a b", " a ", "a=b", "a,[b],c d", "größer"]
 )

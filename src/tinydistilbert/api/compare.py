@@ -9,6 +9,7 @@ from tinydistilbert.report.compare import ComparedRun, parse_run
 from tinydistilbert.report.comparison_page import PAGE_FILE, comparison_table, write_comparison
 from tinydistilbert.report.scores import COMPRESSED
 from tinydistilbert.run_folder import RunFolder
+from tinydistilbert.storage.disk import in_home
 
 
 def compare(
@@ -29,7 +30,7 @@ def compare(
     Raises:
         UserError: there is nothing to compare, or the two sides have different examples or labels.
     """
-    folder = Path(output) if output else None
+    folder = in_home(output) if output else None
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}", expected="a folder", found="a file", fix="give another --output")
     sides = [_side(side) for side in (first, second) if side is not None]

@@ -15,6 +15,7 @@ from tinydistilbert.progress import duration
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe, to_dict
 from tinydistilbert.recipe.types import with_current_keys
+from tinydistilbert.storage.disk import in_home
 from tinydistilbert.training.device import use_threads
 from tinydistilbert.workers.jobs import jobs_of
 from tinydistilbert.workers.process import stop_with_parent
@@ -129,7 +130,9 @@ def replicate(
     """
     chosen = with_settings(recipe if isinstance(recipe, Recipe) else toml.load(str(recipe)), settings)
     with session(quiet=quiet, on_log=on_log) as log:
-        done = run(chosen, Path(output or Path("runs") / chosen.name), until=until, log=log, threads=threads, jobs=jobs)
+        done = run(
+            chosen, in_home(output or Path("runs") / chosen.name), until=until, log=log, threads=threads, jobs=jobs
+        )
     if done.failures:
         raise NonFiniteLoss("; ".join(done.failures))
     return done

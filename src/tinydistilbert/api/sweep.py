@@ -10,6 +10,7 @@ from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.html import as_html
 from tinydistilbert.report.table import Table, to_text
 from tinydistilbert.run_folder import SweepFolder
+from tinydistilbert.storage.disk import in_home
 from tinydistilbert.training.device import use_threads
 from tinydistilbert.tuning import run as tuning
 from tinydistilbert.workers.jobs import jobs_of
@@ -65,7 +66,7 @@ def sweep(
         UserError: the recipe, the space or the data is invalid.
     """
     chosen = with_settings(recipe if isinstance(recipe, Recipe) else toml.load(str(recipe)), settings)
-    folder = Path(output or Path("runs") / f"{chosen.name}-sweep")
+    folder = in_home(output or Path("runs") / f"{chosen.name}-sweep")
     workers = jobs_of(jobs, threads, chosen.device)
     use_threads(threads)
     with session(quiet=quiet, on_log=on_log) as log:

@@ -18,6 +18,7 @@ from tinydistilbert.recipe.keys import flat
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.run_folder import RunFolder, run_of_task_model
 from tinydistilbert.storage import atomic
+from tinydistilbert.storage.disk import in_home
 from tinydistilbert.tasks.base import Kind
 from tinydistilbert.training.device import use_threads
 from tinydistilbert.training.launcher import refuse_several
@@ -65,7 +66,7 @@ def run_task(
     refuse_several(f"{what} with data from Python")
     base = toml.merge(changes, toml.nested(call.settings or {}))
     name = f"{what}-{data.name}"
-    output = Path(call.output) if call.output else _folder(name, data, base, time_budget)
+    output = in_home(call.output) if call.output else _folder(name, data, base, time_budget)
     folder = RunFolder(output).given_data
     before = {path: path.exists() for path in (output, folder)}
     try:
@@ -303,7 +304,7 @@ def export(
         raise UserError("half", problem="it cannot be combined with int8 or plain", fix="delete one")
     from tinydistilbert.storage import locks
 
-    folder, output = Path(name_of(model)), Path(output)
+    folder, output = Path(name_of(model)), in_home(output)
     with locks.new_output(output):
         if half:
             from tinydistilbert.export.to_onnx import to_half

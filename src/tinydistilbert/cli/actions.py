@@ -4,10 +4,10 @@ import argparse
 import shutil
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.storage.disk import in_home
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -60,10 +60,11 @@ class Once(argparse.Action):
     """Accepts one value that is not empty, only once.
 
     Args:
-        convert: makes the value from the text; its ValueError says what was expected.
+        convert: makes the value from the text; its ValueError says what was expected. By default a path, in which the
+            shell leaves the `~` of `--output=~/runs` alone.
     """
 
-    def __init__(self, *names: Any, convert: Callable[[str], Any] = Path, **options: Any) -> None:
+    def __init__(self, *names: Any, convert: Callable[[str], Any] = in_home, **options: Any) -> None:
         super().__init__(*names, **options)
         self.convert = convert
 

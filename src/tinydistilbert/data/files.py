@@ -34,14 +34,6 @@ PARQUET_BYTES = 256 * 2**20
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def in_home(name: str) -> Path:
-    """Return the path of a name, with the home folder for `~`; unchanged if `~user` names no user of this machine."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)
-
-
 def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
     """Return the training and validation files at `path`, a file or a folder, by their names if those are clear.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tinydistilbert.data import files
 from tinydistilbert.errors import SourceLost, UserError, as_user_error
 from tinydistilbert.notices import notice
+from tinydistilbert.storage import disk
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -47,7 +48,7 @@ def saved_folder(text: str) -> tuple[Path, str | None] | None:
     """Return folder and split of `folder` or `folder::split`, if `save_to_disk` wrote the folder; else None."""
     match = _SPLIT_OF_FOLDER.fullmatch(text)
     folder, split = (match["folder"], match["split"]) if match else (text, None)
-    path = files.in_home(folder)
+    path = disk.in_home(folder)
     return (path, split) if is_saved(path) else None
 
 

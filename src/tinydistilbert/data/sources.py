@@ -13,6 +13,7 @@ from tinydistilbert.data.compressed import ending
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.schema import PYTHON_DOCS, Corpus
+from tinydistilbert.storage import disk
 
 WIKITEXT2 = "wikitext2"
 WIKITEXT2_ON_HUB = ("Salesforce/wikitext", "wikitext-2-raw-v1")
@@ -77,14 +78,14 @@ def _open(corpus: Corpus, data: str | None) -> Source:
     if saved := hub.saved_folder(corpus.source):
         folder, split = saved
         return _from_hub(replace(corpus, source=str(folder)), split)
-    return _from_files(corpus, files.in_home(corpus.source))
+    return _from_files(corpus, disk.in_home(corpus.source))
 
 
 def is_on_hub(corpus: Corpus, data: str | None) -> bool:
     """Whether `open_source` would look for the corpus on the hub."""
     if corpus.source in (PYTHON_DOCS, WIKITEXT2):
         return corpus.source == WIKITEXT2 and data is None
-    is_there = files.in_home(corpus.source).exists() or hub.saved_folder(corpus.source) is not None
+    is_there = disk.in_home(corpus.source).exists() or hub.saved_folder(corpus.source) is not None
     return not (is_there or _must_be_path(corpus.source))
 
 

@@ -65,6 +65,14 @@ def failure_of(error: BaseException) -> str | None:
     return next((_FAILURES[number] for message, number in _MESSAGES.items() if message in text), None)
 
 
+def in_home(name: str | Path) -> Path:
+    """Return the path of a name, with the home folder for `~`; unchanged if `~user` names no user of this machine."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def existing(path: Path) -> Path:
     """Return the path, or the nearest existing folder above it."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from tinydistilbert.data.files import in_home
 from tinydistilbert.data.hub import HubName, load_saved, parse, saved_folder
 from tinydistilbert.errors import UserError
+from tinydistilbert.storage.disk import in_home
 from tinydistilbert.tasks.answers import with_answers
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.hash_split import part_of
