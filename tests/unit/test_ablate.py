@@ -107,6 +107,18 @@ def test_several_seeds_of_the_fine_tuning_count_each_for_itself() -> None:
     assert ablation.change("control") == pytest.approx([-0.20, -0.10])
 
 
+def test_a_change_that_rounds_to_nothing_has_no_sign() -> None:
+    measured = [
+        scored(row, task, 0, value)
+        for row, task, value in (
+            ("baseline", "rte", 0.6), ("baseline", "stsb", 0.8), ("hot", "rte", 0.5997), ("hot", "stsb", 0.8)
+        )
+    ]  # fmt: skip
+    ablation = dataclasses.replace(study(), measurements=measured)
+    assert cells(ablation_table(ablation), "hot")["Δ"] == "0.0"
+    assert findings(ablation)[-1].endswith("hot, 0.0 points, with one seed.")
+
+
 def test_a_row_without_all_tasks_has_no_mean() -> None:
     ablation = study()
     kept = [m for m in ablation.measurements if (m.model, m.task, m.seed) != ("without KL", "rte", 1)]

@@ -11,7 +11,7 @@ from rich.console import Console
 from tinydistilbert.recipe.names import GLUE_NAMES
 from tinydistilbert.report import paper_tables, published, scores
 from tinydistilbert.report.speed import speed_table
-from tinydistilbert.report.table import Cell, Table, TableRow, to_markdown, to_rich
+from tinydistilbert.report.table import Cell, Table, TableRow, points, to_markdown, to_rich
 from tinydistilbert.report.variants_table import variants_table
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS, glue, imdb, synthetic
@@ -257,6 +257,12 @@ def test_nothing_measured_gives_published_rows_only(build: Any) -> None:
     assert not table.is_measured
     assert {row.kind for row in table.rows} <= {"published"}
     assert all(len(row.cells) == len(table.columns) for row in table.rows)
+
+
+def test_a_score_that_rounds_to_nothing_has_no_sign() -> None:
+    """Correlations may be a little below 0."""
+    assert [points(value) for value in (-0.0004, 0.0004, -0.0006)] == ["0.0", "0.0", "-0.1"]
+    assert line(glue_table([score("student", "cola", -0.0004)]), "Student")["CoLA"].text == "0.0"
 
 
 def test_markdown_has_as_many_cells_in_every_line_and_escapes_bars() -> None:

@@ -16,7 +16,7 @@ from tinydistilbert.report.html import figure, render
 from tinydistilbert.report.page import facts
 from tinydistilbert.report.paper_tables import score_cell
 from tinydistilbert.report.scores import Score
-from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, points, to_markdown
+from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, points, signed, to_markdown
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import AblationFolder
 from tinydistilbert.storage import atomic
@@ -130,12 +130,8 @@ def _formatted(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _signed(value: float, decimals: int) -> str:
-    return f"{value:+.{decimals}f}".replace("-", "−")
-
-
-def _points_change(value: float) -> str:
-    return _signed(100 * value, 1)
+def _printed_change(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _spread_cell(values: Sequence[float], formatted: Any) -> Cell:
@@ -172,12 +168,12 @@ def _row(ablation: Ablation, variation: Variation) -> TableRow:
     seconds = numbers.median_of("seconds")
     is_reference = name in REFERENCES
     cells = [Cell(name, detail=REFERENCES.get(name) or variation.description)]
-    cells.append(Cell(NOTHING if variation.published is None else _signed(variation.published, 2)))
+    cells.append(Cell(NOTHING if variation.published is None else _printed_change(variation.published)))
     if tasks:
         mean = _spread_cell(list(numbers.means.values()), points)
         marks = scores.merged_marks(score.marks for score in task_scores if score)
         cells.append(Cell(mean.text, marks if numbers.means else "", mean.detail))
-        cells.append(Cell(NOTHING) if name == BASELINE else _spread_cell(ablation.change(name), _points_change))
+        cells.append(Cell(NOTHING) if name == BASELINE else _spread_cell(ablation.change(name), signed))
         cells += [score_cell(score) for score in task_scores]
     cells += [_spread_cell(numbers.kl, "{:.3f}".format), _spread_cell(numbers.mlm, "{:.3f}".format)]
     if is_reference:
@@ -231,10 +227,10 @@ def findings(ablation: Ablation) -> list[str]:
     if changes:
         best = max(changes, key=lambda row: statistics.median(changes[row]))
         lowest, middle, highest = changes[best][0], statistics.median(changes[best]), changes[best][-1]
-        several = f", over the seeds {_points_change(lowest)} to {_points_change(highest)}"
+        several = f", over the seeds {signed(lowest)} to {signed(highest)}"
         spread = several if len(changes[best]) > 1 else ", with one seed"
         opening = "Highest task mean" if middle > 0 else "No row has a higher task mean than the baseline; the next"
-        sentences.append(f"{opening}: {best}, {_points_change(middle)} points{spread}.")
+        sentences.append(f"{opening}: {best}, {signed(middle)} points{spread}.")
     return sentences
 
 

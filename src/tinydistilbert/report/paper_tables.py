@@ -111,10 +111,10 @@ def _kept_row(
 def _share_cell(kept: float | None, raw: float | None, some: str = "") -> Cell:
     if raw is None and kept is None:
         return Cell(NOTHING)
-    detail = some + (f"raw {100 * raw:.1f}" if raw is not None else "")
+    detail = some + (f"raw {100 * raw:z.1f}" if raw is not None else "")
     if kept is None:
         return Cell(NOTHING, detail=detail)
-    return Cell(f"{100 * kept:.1f}", detail=detail, share=max(0.0, min(kept, 1.0)))
+    return Cell(f"{100 * kept:z.1f}", detail=detail, share=max(0.0, min(kept, 1.0)))
 
 
 def _kept_notes(

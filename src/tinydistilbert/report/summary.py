@@ -8,6 +8,7 @@ from tinydistilbert.report.differences import RowDifference, row_differences
 from tinydistilbert.report.kept import Kept, kept_over, teacher_above_majority
 from tinydistilbert.report.scores import HIGHER, LOWER, TEACHER, WARNING, ScoresByRow
 from tinydistilbert.report.speed import measured_seconds
+from tinydistilbert.report.table import signed
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS, tables_of
 from tinydistilbert.tasks.base import Task
@@ -82,10 +83,12 @@ def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = T
     parts, figures = [], []
     if kept is not None and kept.share is not None and teacher is not None and student is not None:
         over = _counted(kept, basis)
-        raw = f"raw share {100 * kept.raw:.1f} %" if kept.raw is not None else "no raw share"
-        parts.append(f"keeps {100 * kept.share:.1f} % of the teacher’s score above the majority ({over}; {raw})")
+        raw = f"raw share {100 * kept.raw:z.1f} %" if kept.raw is not None else "no raw share"
+        parts.append(f"keeps {100 * kept.share:z.1f} % of the teacher’s score above the majority ({over}; {raw})")
         detail = f"{over}; {raw}: {100 * student:.1f} of {100 * teacher:.1f} points, {basis}"
-        figures.append(BigFigure(f"{100 * kept.share:.1f} %", "of the teacher’s score above the majority kept", detail))
+        figures.append(
+            BigFigure(f"{100 * kept.share:z.1f} %", "of the teacher’s score above the majority kept", detail)
+        )
     elif student is not None:
         parts.append(f"scores {100 * student:.1f} points ({basis})")
     if student is not None and kept is None:
@@ -104,9 +107,8 @@ def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = T
         detail = f"{100 * share:.0f} % of {size['teacher'].value / 1e6:.1f} M; {megabytes:.0f} MB in fp32"
         figures.append(BigFigure(f"{size['student'].value / 1e6:.1f} M", "parameters", detail))
     if control is not None and student is not None:
-        gain = 100 * (student - control)
         detail = f"student {100 * student:.1f}, the same cut without distillation {100 * control:.1f}, {basis}"
-        figures.append(BigFigure(f"{gain:+.1f}".replace("-", "−"), "points from distilling", detail))
+        figures.append(BigFigure(signed(student - control), "points from distilling", detail))
     verdict = (
         f"{SUBJECTS[subject]} "
         + (", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts))

@@ -68,8 +68,8 @@ def as_printed(value: float | None) -> str:
 
 
 def points(value: float | None) -> str:
-    """Return a share or a correlation in points, with one decimal."""
-    return NOTHING if value is None else f"{100 * value:.1f}"
+    """Return a share or a correlation in points, with one decimal; 0.0 has no sign."""
+    return NOTHING if value is None else f"{100 * value:z.1f}"
 
 
 def to_rich(table: Table) -> RichTable:

@@ -127,8 +127,8 @@ def verdict(facts: RunFacts, subject: CardSubject) -> str:
         reason = "the teacher does not beat the majority baseline beyond chance"
         return f"How much of the teacher is kept cannot be determined: {reason}. It scores {scored}{against}."
     share, raw = kept_share(score.value, teacher.value, teacher.majority), raw_share(score.value, teacher.value)
-    keeps = f"It keeps {100 * share:.1f} % of the teacher’s score above the majority" if share is not None else "It"
-    in_small = f" (raw share {100 * raw:.1f} %)" if raw is not None else ""
+    keeps = f"It keeps {100 * share:z.1f} % of the teacher’s score above the majority" if share is not None else "It"
+    in_small = f" (raw share {100 * raw:z.1f} %)" if raw is not None else ""
     return f"{keeps}{in_small}: {scored}, the teacher {points(teacher.value)}{against}."
 
 
@@ -147,7 +147,7 @@ def _results(facts: RunFacts, subject: CardSubject) -> list[str]:
             "{} to {}".format(*map(points, low_high)) if low_high else NOTHING, of,
             points(majority) if majority is not None else NOTHING,
             points(teacher.value) if teacher is not None else NOTHING,
-            f"{100 * share:.1f} %" if share is not None else NOTHING,
+            f"{100 * share:z.1f} %" if share is not None else NOTHING,
         ))  # fmt: skip
     columns = ("Metric", "Split", "Points", "95 % interval", "Examples", "Majority", "Teacher", "Kept")
     kept = "Kept: (score − majority) / (teacher − majority), where the teacher beats the majority beyond chance."

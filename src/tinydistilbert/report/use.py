@@ -76,7 +76,7 @@ def best_facts(run: Path, compressed: CompressedModel, measurements: Sequence[Me
     dollars = f"{_dollars(seconds / 3600 * PRICE)} $ where a core costs {PRICE} $ an hour"
     cost = f"{seconds:.1f} core-seconds for {TEXTS:,} texts, one by one: {dollars}"
     keeps = (
-        f"keeps {100 * kept:.1f} % of the teacher’s score above the majority"
+        f"keeps {100 * kept:z.1f} % of the teacher’s score above the majority"
         if kept is not None
         else (f"scores {points(score.value)} points")
     )
