@@ -1,6 +1,7 @@
 """Data as Python programs have it, and the public names."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -107,6 +108,25 @@ def test_settings_may_be_sections_and_have_earlier_names() -> None:
         with_settings(Recipe(), {"seed": 1, "seed.x": 2})
 
 
+def test_settings_may_be_paths_and_numbers_of_numpy(tmp_path: Path) -> None:
+    given = {"data": tmp_path, "finetune": {"seeds": np.int64(3), "distillation": {"teachers": (tmp_path / "a",)}}}
+    recipe = with_settings(Recipe(), given)
+    assert (recipe.data, recipe.finetune.seeds) == (str(tmp_path), (3,))
+    assert recipe.finetune.distillation.teachers == (str(tmp_path / "a"),)
+
+
+def test_labels_in_a_set_are_the_same_data_in_every_process() -> None:
+    code = "from tinydistilbert.api.inputs import as_given, fingerprint\n"
+    code += "print(fingerprint(as_given([{'label': {*'abcdefgh'}}, {'label': None}, {'label': {'a'}}], 'train')))"
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert printed[0] == printed[1]
+
+
 def test_another_time_budget_is_another_folder() -> None:
     data = task_data(ROWS, None, text="", label="")
     changes = {"finetune": {"model": "offline"}}
@@ -171,9 +191,10 @@ def test_targets_and_seeds() -> None:
             targets(wrong)
     with pytest.raises(UserError, match="targets of the same kind"):
         targets(["5ms", "6ms"])
-    assert listed_seeds(2) == [0, 1] and listed_seeds((7,)) == [7]
-    with pytest.raises(UserError, match="one training"):
-        listed_seeds(0)
+    assert listed_seeds(2) == listed_seeds(np.int64(2)) == [0, 1] and listed_seeds((7,)) == [7]  # type: ignore[arg-type]
+    for none in (0, 2.5):
+        with pytest.raises(UserError, match="one training"):
+            listed_seeds(none)  # type: ignore[arg-type]
 
 
 def test_the_public_names_are_there_typed_and_documented() -> None:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from tinydistilbert.api import run as api
+from tinydistilbert.api.outcomes import Run
 from tinydistilbert.cli import flags
 from tinydistilbert.cli.arguments import COMMANDS
 from tinydistilbert.cli.main import main
@@ -237,7 +238,7 @@ def compressing(tmp_path: Path) -> list[str]:
 def test_a_run_that_misses_its_target_prints_what_it_made(
     compressing: list[str], call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(*_: object, **__: object) -> api.Run:
+    def missing(*_: object, **__: object) -> Run:
         raise MissedTarget("missed the target: 9 ms")
 
     monkeypatch.setattr(api, "run", missing)
@@ -253,7 +254,7 @@ def test_a_run_whose_first_task_failed_prints_the_model_of_the_next(
     compressing: list[str], call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task whose process failed (`--jobs`) has nothing compressed."""
-    made = api.Run(Path(compressing[-1]), failures=("finetune student on CoLA, seed 0: killed by SIGKILL, twice",))
+    made = Run(Path(compressing[-1]), failures=("finetune student on CoLA, seed 0: killed by SIGKILL, twice",))
     monkeypatch.setattr(api, "run", lambda *_, **__: made)
     asked: list[str] = []
     facts = SimpleNamespace(sentence="It keeps all.", model="best", command="ask it")

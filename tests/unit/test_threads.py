@@ -4,10 +4,12 @@ import collections
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tinydistilbert.errors import UserError
 from tinydistilbert.training import cores, device
 
 
@@ -27,6 +29,12 @@ def test_threads(
     monkeypatch.setattr(device, "usable_cores", lambda: number)
     device.use_threads(asked)
     assert threads == [used]
+
+
+@pytest.mark.parametrize("asked", [-1, 2.0, "2"])
+def test_what_is_no_number_of_threads_is_refused(asked: Any) -> None:
+    with pytest.raises(UserError, match="--threads: expected a whole number >= 1"):
+        device.use_threads(asked)
 
 
 def groups(monkeypatch: pytest.MonkeyPatch, folder: Path, membership: str, files: dict[str, str]) -> None:

@@ -62,7 +62,7 @@ def run(
         Interrupted: the user asked to stop; the same call continues.
     """
     workers = jobs_of(jobs, threads, recipe.device)
-    processes = jobs if isinstance(jobs, int) else 1
+    processes = (workers.at_once or 1) if workers else 1
     use_threads(threads)
     context = run_context(recipe, output, until=until, log=log, command=command, workers=workers, jobs=processes)
     with context.ranks.session():

@@ -1,6 +1,7 @@
 """Functions for one task: fine-tune, distil, compress, export. Each runs an ordinary recipe in a run folder."""
 
 import hashlib
+import numbers
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -267,7 +268,10 @@ def listed_seeds(seeds: int | Sequence[int]) -> list[int]:
     Raises:
         UserError: there are none.
     """
-    listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if isinstance(seeds, numbers.Integral):  # also numpy's
+        listed = list(range(int(seeds)))
+    else:
+        listed = list(seeds) if isinstance(seeds, Iterable) else []
     if not listed:
         raise UserError("seeds", expected="one training or more", found=repr(seeds), fix="write 1")
     return listed

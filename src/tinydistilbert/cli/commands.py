@@ -54,6 +54,7 @@ def _stages(parsed: argparse.Namespace, command_line: str) -> None:
     until = "report" if is_whole else command
     _check_command(command, recipe)
     from tinydistilbert.api import run as api
+    from tinydistilbert.api.outcomes import Run
     from tinydistilbert.run_folder import RunFolder
     from tinydistilbert.storage import atomic
 
@@ -73,7 +74,7 @@ def _stages(parsed: argparse.Namespace, command_line: str) -> None:
             recipe, asked.output, until=until, log=log, command=command_line, threads=asked.threads, jobs=asked.jobs
         )
     except MissedTarget as error:  # everything was made, so it is printed too
-        made, missed = api.Run(asked.output, until), error
+        made, missed = Run(asked.output, until), error
     tables = made.tables if until in api.MEASURED else ()
     page = folder.report if until == "report" else None
     # A task whose model failed has nothing compressed.

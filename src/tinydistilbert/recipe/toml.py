@@ -2,10 +2,11 @@
 
 import dataclasses
 import difflib
+import numbers
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, get_args, get_origin
 
 import tomli_w
@@ -57,6 +58,15 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return root
 
 
+def _with_texts(content: Any) -> Any:
+    """Return the content with paths, which programs give, as texts."""
+    if isinstance(content, Mapping):
+        return {key: _with_texts(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_with_texts(value) for value in content]
+    return str(content) if isinstance(content, PurePath) else content
+
+
 def _with_lists(kind: Any, content: Any) -> Any:
     """Return the `content` of a section with single values as lists where needed: `tasks = "cola"`, `keep = 0.5`."""
     if not isinstance(content, Mapping):
@@ -66,7 +76,7 @@ def _with_lists(kind: Any, content: Any) -> Any:
         value, wanted = filled.get(item.name), members(item.type)
         if dataclasses.is_dataclass(item.type):
             filled |= {item.name: _with_lists(item.type, value)} if item.name in filled else {}
-        elif isinstance(value, str | int | float) and any(map(is_list, wanted)):
+        elif isinstance(value, str | numbers.Real) and any(map(is_list, wanted)):
             # If a key also accepts words besides a list of numbers, a word is not an item.
             filled[item.name] = [value] if len(wanted) == 1 or str(value).isdecimal() else value
     return filled
@@ -82,7 +92,7 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
         UserError: an unknown key (with the nearest known one), a value of another type or out of its range.
     """
     try:
-        current = with_current_keys(content, where)
+        current = with_current_keys(_with_texts(content), where)
         recipe = ADAPTER.validate_python(_with_lists(Recipe, merge(to_dict(Recipe()), current)))
     except ValidationError as error:
         raise _explain(error, where) from None

@@ -77,7 +77,12 @@ def use_threads(threads: int | None) -> None:
     """Let torch use so many threads; None = torch's default, but no more than there are usable cores.
 
     Processes that train together share the cores.
+
+    Raises:
+        UserError: it is not a number of threads.
     """
+    if threads is not None and (isinstance(threads, bool | str | float) or threads < 0):
+        raise UserError("--threads", expected="a whole number >= 1", found=repr(threads), fix="change the value")
     torch.set_num_threads(threads or max(1, min(torch.get_num_threads(), usable_cores() // processes_here())))
 
 
