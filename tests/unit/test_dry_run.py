@@ -283,6 +283,23 @@ def test_every_back_end_and_protocol_is_timed_and_every_variant_is_made(recipe: 
     assert 0 < (fewer.seconds or 0) < (small.seconds or 0) and 0 < fewer.disk < small.disk
 
 
+def test_one_of_a_kind_is_not_told_as_several(recipe: Recipe, tmp_path: Path) -> None:
+    changes = {
+        "finetune": {"models": ["student"], "distillation": {"tasks": "none"}},
+        "benchmark": {"models": ["student"]},
+    }
+    one = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        text = plan.plan(run_of(one, tmp_path / "run", until="report"))
+    finally:
+        torch.set_num_threads(threads)
+    told = rows(text)
+    assert "1 model on 1 task " in told["evaluate"] and "static embeddings on 1 task " in told["evaluate baselines"]
+    assert "1 model by 1 back end, pairs:" in told["benchmark"] and text.endswith("(1 thread). Nothing was written.")
+
+
 def test_recovery_runs_the_teacher_in_every_step_where_layers_are_compared(recipe: Recipe, tmp_path: Path) -> None:
     def seconds(hidden: float, unpruned: float = 0.0) -> float:
         changes = {

@@ -190,7 +190,7 @@ def _totals(lines: Sequence[Line], basis: Basis) -> list[str]:
         totals.append(
             f"warning: {size_in_words(_needed(lines))} do not fit into the {size_in_words(free)} free at {disk_of}"
         )
-    on = f"{machine.threads} threads" if machine.device == "cpu" else machine.device
+    on = counted(machine.threads, "thread") if machine.device == "cpu" else machine.device
     probed = "a layer" if machine.device == "cpu" else "multiplying matrices"
     totals.append(
         f"Estimates, within about 40 %: training in {machine.precision} at {machine.training / 1e9:,.0f} GFLOP/s, "

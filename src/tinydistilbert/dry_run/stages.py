@@ -17,6 +17,7 @@ from tinydistilbert.dry_run.sizes import limited
 from tinydistilbert.dry_run.tasks import baselines_line, evaluate_line, finetune_lines
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size
+from tinydistilbert.notices import counted
 from tinydistilbert.pipeline import run as pipeline
 from tinydistilbert.pipeline.preflight import check_compressible, check_data_folder, check_lengths
 from tinydistilbert.recipe.objective import TERMS, Needs
@@ -155,8 +156,8 @@ def benchmark_line(basis: Basis) -> Line:
         protocol: limited(PAIRS, settings.padded_examples if protocol == PADDED else settings.examples)
         for protocol in settings.protocols
     }
-    backends = len(settings.backends)
-    what = f"{len(settings.models)} models by {backends} back end{'s' * (backends > 1)}, pairs: " + ", ".join(
+    models, backends = len(settings.models), len(settings.backends)
+    what = f"{counted(models, 'model')} by {counted(backends, 'back end')}, pairs: " + ", ".join(
         f"{count:,} {protocol}" for protocol, count in pairs.items()
     )
     state, _ = state_of(basis.run.folder.benchmark)
@@ -175,7 +176,7 @@ def benchmark_line(basis: Basis) -> Line:
             length = PADDED_LENGTH if protocol == PADDED else PAIR_LENGTH
             operations += rows * model.forward((count + warm_up) * length, length)
             disk += rows * 10 * count
-    seconds = basis.machine.seconds_on_one_core(operations) + SECONDS_A_FOLDER * len(settings.models) * backends
+    seconds = basis.machine.seconds_on_one_core(operations) + SECONDS_A_FOLDER * models * backends
     return Line("benchmark", state, what, seconds, disk)
 
 

@@ -14,6 +14,7 @@ from tinydistilbert.finetuning.augment import passes_of
 from tinydistilbert.finetuning.schedule import candidate_rates, distillation_phases, finetune_steps, intermediate_steps
 from tinydistilbert.models.dropout import keeps_attention_weights
 from tinydistilbert.models.size import FORWARD_AND_BACKWARD, TRAINING_BYTES, Size
+from tinydistilbert.notices import counted
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.storage import atomic
@@ -70,7 +71,7 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
     left = [job for job in members if states[job][0] != "finished"]
     state = joint_state([words for words, _ in states.values()])
     if not left:
-        return Line(title, state, f"{len(members)} model{'s' if len(members) > 1 else ''}")
+        return Line(title, state, f"{counted(len(members), 'model')}")
     name, models = members[0].task, f"{len(members)} models × " if len(members) > 1 else ""
     size = basis.task_sizes.get(name)
     disk = sum(4 * basis.task_model(job).parameters + TOKENIZER_BYTES for job in left)
@@ -180,7 +181,7 @@ def evaluate_line(basis: Basis) -> Line:
     if not states:
         return Line("evaluate", "nothing to do", "no tasks")
     left = [job for job, state in states.items() if state != "finished"]
-    what = f"{len(states)} models on {len(basis.recipe.finetune.tasks)} tasks"
+    what = f"{counted(len(states), 'model')} on {counted(len(basis.recipe.finetune.tasks), 'task')}"
     seconds: float | None = 0.0
     disk = 0.0
     for job in left:
@@ -207,7 +208,7 @@ def baselines_line(basis: Basis) -> Line:
     jobs = basis.run.baselines
     states = {job: state_of(job.scores(basis.run.folder))[0] for job in jobs}
     names = ", ".join(dict.fromkeys(job.row for job in jobs))
-    what = f"{names} on {len({job.task for job in jobs})} tasks"
+    what = f"{names} on {counted(len({job.task for job in jobs}), 'task')}"
     seconds: float | None = 0.0
     disk = 0.0
     for job in (job for job, state in states.items() if state != "finished"):

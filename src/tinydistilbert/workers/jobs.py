@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted
 from tinydistilbert.training.cores import usable_cores
 from tinydistilbert.training.launcher import refuse_several
 
@@ -58,6 +59,6 @@ def shares(jobs: Jobs, parts: int, log: Callable[[str], None]) -> tuple[int, int
     cores, at_once = usable_cores(), max(1, min(jobs.at_once, parts))
     threads = jobs.threads or max(1, cores // at_once)
     asked = f"{jobs.at_once} asked for, {parts} left to do: " if at_once < jobs.at_once else ""
-    line = f"jobs: {asked}{at_once} at a time, each with {threads} thread{'s' if threads > 1 else ''}; {cores} cores"
+    line = f"jobs: {asked}{at_once} at a time, each with {counted(threads, 'thread')}; {counted(cores, 'core')}"
     log(line + (": too many, so each slows the others" if at_once * threads > cores else ""))
     return at_once, threads
