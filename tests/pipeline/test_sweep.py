@@ -202,6 +202,16 @@ def test_a_recipe_that_chooses_an_epoch_has_trials_that_can_be_read_again(recipe
     assert toml.from_toml(toml.to_toml(trial), "trial") == trial
 
 
+def test_trials_without_the_row_teacher_have_no_encoder_for_it(recipe_file: Path) -> None:
+    recipe = toml.read(recipe_file)
+    alone = replace(recipe.finetune.distillation, tasks="none")
+    finetune = replace(recipe.finetune, models=("teacher", "student"), teacher="original", distillation=alone)
+    space = recipe_file.parent / "space.toml"
+    swept = sweep_of(replace(recipe, finetune=finetune), space, space.parent / "swept", storage="", log=pytest.fail)
+    trial = swept.recipe_of(0, {})
+    assert trial.finetune.models == ("student",) and toml.from_toml(toml.to_toml(trial), "trial") == trial
+
+
 def test_trials_that_all_fail_from_some_moment_on_end_the_sweep() -> None:
     """Each is replaced by another one, which would go on without end."""
     study = optuna.create_study()

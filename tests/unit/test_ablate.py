@@ -239,6 +239,16 @@ def test_every_run_differs_from_the_recipe_by_its_row_alone(tmp_path: Path) -> N
     assert all(trial.recipe in later for trial in made.trials), "a row that is added changes no other"
 
 
+@pytest.mark.parametrize("preset", sorted(toml.presets()))
+def test_every_preset_can_be_ablated(preset: str, tmp_path: Path) -> None:
+    """Also where the recipe has second distillations from its teachers, which rows leave out."""
+    made = study_of(toml.load(preset), tmp_path, log=pytest.fail)
+    for trial in made.runs:
+        assert toml.from_toml(toml.to_toml(trial.recipe), trial.title) == trial.recipe
+    encoder = toml.load(preset).finetune.teacher
+    assert [trial.recipe.finetune.teacher for trial in made.runs[:2]] == [encoder, ""]
+
+
 def test_the_preset_has_the_rows_of_the_paper_and_its_own() -> None:
     rows = variations(toml.load("ablation"))
     in_preset = len(toml.load("ablation").ablate.rows)

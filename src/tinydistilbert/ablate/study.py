@@ -14,7 +14,7 @@ from tinydistilbert.pipeline.jobs import jobs
 from tinydistilbert.pipeline.run import run_context
 from tinydistilbert.recipe.keys import flat
 from tinydistilbert.recipe.objective import TERMS
-from tinydistilbert.recipe.schema import Ablate, Adapt, Recipe, Teacher, to_dict
+from tinydistilbert.recipe.schema import Ablate, Adapt, Recipe, TaskDistillation, Teacher, to_dict
 from tinydistilbert.recipe.toml import from_dict, merge
 from tinydistilbert.report import published
 from tinydistilbert.report.ablation import (
@@ -38,6 +38,8 @@ TABLE_4 = (
 )
 CHANGEABLE = ("student", "objective", "masking", "distill", "precision")
 """What a row may change: how the student is made. Text, teacher, tasks and measuring are what rows are compared by."""
+OF_A_TEACHER = ("start", "cut", "unlabelled", "augment", "soft_labels")
+"""Settings of a second distillation that have no meaning without one."""
 SCORED_ON = (
     "tasks are scored on examples held out of their train splits, as settings must not be chosen on reported scores"
 )
@@ -146,10 +148,12 @@ def _changed(recipe: Recipe, row: Variation) -> Recipe:
 
 def _plain(recipe: Recipe, row: str, models: tuple[Any, ...]) -> Recipe:
     """Return the recipe of one run: scored on held-out train examples, one fine-tuning per model and seed."""
-    alone = dataclasses.replace(recipe.finetune.distillation, tasks="none")
+    # What belongs to a second distillation, or to the row `teacher`, is refused in a recipe without them.
+    without: dict[str, Any] = {key: getattr(TaskDistillation(), key) for key in OF_A_TEACHER}
     finetune = dataclasses.replace(
         recipe.finetune,
-        distillation=alone,
+        distillation=dataclasses.replace(recipe.finetune.distillation, tasks="none", **without),
+        teacher=recipe.finetune.teacher if "teacher" in models else "",
         models=models,
         score_on="train",
         baselines=False,

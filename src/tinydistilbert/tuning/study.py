@@ -76,7 +76,9 @@ class SweepSetup:
             recipe.finetune, score_on="train", baselines=False, select="fixed", learning_rates=()
         )
         if finetune.distillation.tasks == "none" and not finetune.model:
-            finetune = dataclasses.replace(finetune, models=tuple(n for n in finetune.models if n == self.row))
+            models = tuple(name for name in finetune.models if name == self.row)
+            teacher = finetune.teacher if "teacher" in models else ""  # the encoder of a row that trials leave out
+            finetune = dataclasses.replace(finetune, models=models, teacher=teacher)
         recipe = dataclasses.replace(recipe, name=f"{self.recipe.name}/{number}", finetune=finetune)
         if self.shares_teacher:
             teacher = Teacher(model=str(self.folder.base.teacher.resolve()))
