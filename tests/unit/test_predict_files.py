@@ -1,6 +1,7 @@
 """predict: the rows of files and the lines of pipes, one group after the other."""
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -175,6 +177,43 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     code, out, err = call("predict", "folder", "in.csv", *arguments)
     assert code == 2 and not out and part in err and err.count("\n") == 1, err
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.usefixtures("lengths")
+def test_answers_that_cannot_be_written_are_one_line(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, output = table(tmp_path / "in.csv", [["text"], ["good"]]), tmp_path / "out.csv"
+    (tmp_path / "folder.csv").mkdir()
+    code, _, err = call("predict", "m", file, "--output", tmp_path / "folder.csv")
+    assert code == 2 and "expected a file, found a folder" in err
+    if Path("/dev/full").exists():
+        (tmp_path / "out.csv.partial").symlink_to("/dev/full")
+        code, _, err = call("predict", "m", file, "--output", output)
+        assert code == 3 and err.startswith(f"error: {output}: no space left on the disk")
+
+    def refuse(path: Path, mode: str = "r", **more: Any) -> IO[Any]:
+        if path.name in refused:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opens(path, mode, **more)
+
+    opens, refused = Path.open, ["out.csv.partial"]
+    monkeypatch.setattr(Path, "open", refuse)
+    code, _, err = call("predict", "m", file, "--output", output)
+    expected = f"--output {output}: expected a file that can be written, found Permission denied"
+    assert code == 2 and expected in err and err.count("\n") == 1
+    refused[:] = ["in.csv"]
+    code, _, err = call("predict", "m", file)
+    assert code == 2 and "in.csv: expected a file that can be read, found Permission denied" in err
+
+
+@pytest.mark.usefixtures("lengths")
+def test_numbers_that_json_lacks_are_null(call: Call, tmp_path: Path) -> None:
+    rows = [{"text": "good", "x": float("nan"), "y": [float("inf"), 1.0]}, {"text": "bad", "x": 2.0, "y": []}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    code, out, err = call("predict", "m", tmp_path / "in.parquet")
+    first, second = (json.loads(line, parse_constant=pytest.fail) for line in out.splitlines())
+    assert code == 0 and (first["x"], first["y"], second["x"]) == (None, [None, 1.0], 2.0), err
 
 
 def test_flags_of_files_need_a_file(call: Call, lengths: Lengths) -> None:

@@ -5,6 +5,7 @@ import datetime
 import decimal
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from tinydistilbert.data import delimited
 from tinydistilbert.data.compressed import ending, open_bytes
 from tinydistilbert.errors import UserError
 from tinydistilbert.optional import require
-from tinydistilbert.storage import atomic
+from tinydistilbert.storage import atomic, disk
 
 ROWS = 256
 """Rows of a pipe that are answered together, and of a Parquet file that are read at a time."""
@@ -76,7 +77,12 @@ def opened(file: Path) -> Iterator[InputRows]:
             return
 
         def lines() -> Iterator[str]:
-            return _lines(streams.enter_context(open_bytes(file)), file)
+            try:
+                stream = open_bytes(file)
+            except OSError as error:
+                expected, found = "a file that can be read", error.strerror or str(error)
+                raise UserError(str(file), expected=expected, found=found, fix="check its permissions") from None
+            return _lines(streams.enter_context(stream), file)
 
         if ending(file) == TEXT:
             yield InputRows({"text": line.rstrip("\r\n")} for line in lines())
@@ -149,8 +155,19 @@ def print_lines(answers: Iterable[Row]) -> None:
 
 
 def as_json(row: Row) -> str:
-    """Return a row as a line of JSON; dates and decimals of Parquet become text."""
-    return json.dumps(row, ensure_ascii=False, default=_as_text)
+    """Return a row as a line of JSON; dates and decimals of Parquet become text, NaN and infinity null."""
+    try:
+        return json.dumps(row, ensure_ascii=False, default=_as_text, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(row), ensure_ascii=False, default=_as_text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _as_text(value: Any) -> str:
@@ -172,9 +189,11 @@ def written(output: Path | None, names: Sequence[str], source: InputRows) -> Ite
         return
     if not output.parent.is_dir():
         raise UserError(f"--output {output}", problem="its folder does not exist", fix="create it first")
+    if output.is_dir():
+        raise UserError(f"--output {output}", expected="a file", found="a folder", fix="give another name")
     temporary = output.with_name(f"{output.name}.partial")
     try:
-        with ExitStack() as streams:
+        with disk.disk_errors(output), ExitStack() as streams:
             if ending(output) == PARQUET:
                 yield streams.enter_context(_to_parquet(temporary, output, names, source.batches))
             else:
@@ -182,6 +201,9 @@ def written(output: Path | None, names: Sequence[str], source: InputRows) -> Ite
                 is_table = ending(output) in TABLES
                 yield streams.enter_context(_to_table(stream, output, names)) if is_table else _to_lines(stream)
         atomic.adopt(temporary, output)
+    except PermissionError as error:
+        expected, found = "a file that can be written", error.strerror
+        raise UserError(f"--output {output}", expected=expected, found=found, fix="give another --output") from None
     finally:
         temporary.unlink(missing_ok=True)
 
