@@ -4,6 +4,7 @@ The folder is refused with anything else. The notices of its commands are kept t
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.keys import flat
@@ -33,7 +34,7 @@ def is_begun(run: RunFolder, recipe: Recipe) -> bool:
         found, fix = error.strerror or str(error), "give another --output"
         raise UserError("--output", expected="a folder that can be made", found=found, fix=fix) from None
     if has_recipe:
-        _check_same_recipe(run, recipe)
+        check_same_recipe(run.recipe, recipe)
         return True
     if not atomic.is_new(run.path, beside=run.given_data.name):
         expected, fix = "a new or empty folder, or a run", "give another --output"
@@ -41,13 +42,23 @@ def is_begun(run: RunFolder, recipe: Recipe) -> bool:
     return False
 
 
-def _check_same_recipe(run: RunFolder, recipe: Recipe) -> None:
-    given, stored = dict(flat(to_dict(recipe))), dict(flat(to_dict(read(run.recipe))))
+def check_same_recipe(file: Path, recipe: Recipe, *, what: str = "a run") -> None:
+    """Compare a recipe with the one that is kept in a folder, by the keys that change what is computed.
+
+    Args:
+        file: the recipe in the folder.
+        recipe: that of this command.
+        what: what the folder holds.
+
+    Raises:
+        UserError: they differ.
+    """
+    given, stored = dict(flat(to_dict(recipe))), dict(flat(to_dict(read(file))))
     for key in sorted(given.keys() | stored.keys()):
         if key not in MAY_DIFFER and given.get(key) != stored.get(key):
-            found = f"a run with {key} = {stored.get(key)!r} (here {given.get(key)!r})"
+            found = f"{what} with {key} = {stored.get(key)!r} (here {given.get(key)!r})"
             fix = "give another --output, or delete the folder"
-            raise UserError(f"--output {run.path}", expected="a run of this recipe", found=found, fix=fix)
+            raise UserError(f"--output {file.parent}", expected=f"{what} of this recipe", found=found, fix=fix)
 
 
 def keep_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:

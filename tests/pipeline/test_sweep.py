@@ -297,6 +297,22 @@ def test_two_sweeps_of_one_name_do_not_share_a_record(recipe_file: Path) -> None
     assert opened(replace(recipe, name="other"), "four") == "other"
 
 
+def test_a_sweep_goes_on_with_another_device_and_keys_that_it_was_begun_without(recipe_file: Path) -> None:
+    recipe, space = toml.read(recipe_file), recipe_file.parent / "space.toml"
+
+    def claim(recipe: Recipe) -> SweepSetup:
+        swept = sweep_of(recipe, space, recipe_file.parent / "swept", storage="", log=pytest.fail)
+        swept.claim()
+        return swept
+
+    folder = claim(recipe).folder
+    lines = folder.recipe.read_text().splitlines(keepends=True)
+    folder.recipe.write_text("".join(line for line in lines if not line.startswith("streaming =")))
+    claim(replace(recipe, device="cuda", data="elsewhere"))
+    with pytest.raises(UserError, match=r"expected a sweep of this recipe, found a sweep with seed = 0 \(here 7\)"):
+        claim(replace(recipe, seed=7))
+
+
 def test_a_space_with_values_of_another_kind_is_refused(recipe_file: Path) -> None:
     recipe, space = toml.read(recipe_file), recipe_file.parent / "space.toml"
     storage = f"sqlite:///{recipe_file.parent / 'shared.db'}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import optional, results
+from tinydistilbert import optional, results, run_record
 from tinydistilbert.errors import UserError
 from tinydistilbert.pipeline.jobs import Job, jobs
 from tinydistilbert.recipe.schema import Recipe, Teacher, recipe_hash
@@ -155,12 +155,15 @@ class SweepSetup:
             raise UserError(
                 f"--output {folder.path}", expected="a new or empty folder, or a sweep", found="other files", fix=fix
             )
-        for path, text in ((folder.recipe, to_toml(self.recipe)), (folder.space, self.space.as_text())):
-            if not path.is_file():
-                atomic.write_text(path, text)
-            elif path.read_text(encoding="utf-8") != text:
-                problem = f"the sweep there was begun with another {path.stem}"
-                raise UserError(f"--output {folder.path}", problem=problem, fix="give another --output")
+        if folder.recipe.is_file():  # perhaps of a version that had fewer keys, or for another device
+            run_record.check_same_recipe(folder.recipe, self.recipe, what="a sweep")
+        else:
+            atomic.write_text(folder.recipe, to_toml(self.recipe))
+        if not folder.space.is_file():
+            atomic.write_text(folder.space, self.space.as_text())
+        elif folder.space.read_text(encoding="utf-8") != self.space.as_text():
+            problem = "the sweep there was begun with another space"
+            raise UserError(f"--output {folder.path}", problem=problem, fix="give another --output")
 
 
 def _headline(run: RunFolder, job: Job, metric: str) -> float:
