@@ -18,6 +18,7 @@ from tinydistilbert.cli.main import main
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import toml as recipe_file
 from tinydistilbert.recipe.names import GLUE_NAMES, SYNTHETIC_NAMES
+from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report import compression, page
 from tinydistilbert.report.chosen import Answers, ChosenAnswers
 from tinydistilbert.report.page import write_report
@@ -271,6 +272,25 @@ def test_the_command_is_shown_as_it_was_given(synthetic_run: Path) -> None:
     shown = "tinydistilbert replicate mine.toml --seed 3 --output <here>"
     html = write_report(synthetic_run, command=shown).read_text(encoding="utf-8")
     assert "<dd>tinydistilbert replicate mine.toml --seed 3 --output &lt;here&gt;</dd>" in html
+
+
+def test_a_run_from_python_is_done_again_by_its_own_recipe(tmp_path: Path) -> None:
+    """Its name is no preset; and a recipe of a model to compress is one for `compress`."""
+
+    def shown(recipe: Recipe) -> str:
+        run = tmp_path / "a run"
+        atomic.write_text(RunFolder(run).recipe, recipe_file.to_toml(recipe))
+        results.write(RunFolder(run).results, [])
+        html = write_report(run).read_text(encoding="utf-8")
+        return html.partition("<dt>Command</dt><dd>")[2].partition("</dd>")[0]
+
+    own = f"&#39;{tmp_path / 'a run' / 'recipe.toml'}&#39;"
+    preset = recipe_file.load("minilm")
+    assert shown(preset) == "tinydistilbert replicate minilm"
+    assert shown(replace(preset, seed=7)) == f"tinydistilbert replicate {own}"
+    assert shown(replace(Recipe(), name="finetune-reviews")) == f"tinydistilbert replicate {own}"
+    of_model = {"finetune": {"tasks": ["cola"]}, "compress": {"model": "model", "tasks": ["cola"]}}
+    assert shown(recipe_file.from_dict(of_model, "test")) == f"tinydistilbert compress {own}"
 
 
 def test_what_was_left_out_of_the_files_is_on_the_page(synthetic_run: Path) -> None:

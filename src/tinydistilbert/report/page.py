@@ -1,11 +1,12 @@
 """The report of a run: one HTML file that needs no other file, no network and no script."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinydistilbert import __version__, results
-from tinydistilbert.recipe import schema
+from tinydistilbert.recipe import schema, toml
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.types import highest
 from tinydistilbert.report import compression, figures, paper_tables, scores, summary
@@ -157,6 +158,13 @@ def facts(
     return [(name, value) for name, value in entries if value]
 
 
+def _command_of(run: RunFolder, settings: Recipe) -> str:
+    """Return a command that does what a run did, for runs that no command began: they were begun from Python."""
+    is_preset = settings.name in toml.presets() and toml.load(settings.name) == settings
+    name = settings.name if is_preset else shlex.quote(str(run.recipe))
+    return f"tinydistilbert {'compress' if settings.compress.model else 'replicate'} {name}"
+
+
 def write_report(
     run: Path, *, command: str = "", earlier: EarlierPage = NO_PAGE, compared: Sequence[Measurement] = ()
 ) -> Path:
@@ -164,7 +172,7 @@ def write_report(
 
     Args:
         run: the folder that `replicate` filled.
-        command: the command that reproduces it; by default made from the recipe's name.
+        command: the command that reproduces it; by default made from the recipe.
         earlier: a page whose curves and examples are shown if those of the run are gone.
         compared: differences between the rows, if they are not among the measurements.
 
@@ -199,7 +207,7 @@ def write_report(
         faults=_faults(settings),
         facts=[
             *facts(
-                command or f"tinydistilbert replicate {settings.name}",
+                command or _command_of(folder, settings),
                 settings,
                 stored,
                 [
