@@ -3,6 +3,8 @@
 import re
 from xml.etree import ElementTree
 
+import pytest
+
 from tests import quick
 from tinydistilbert.report import figures, scores
 from tinydistilbert.results import Measurement
@@ -77,3 +79,12 @@ def test_trade_places_the_published_students_where_the_paper_does() -> None:
     assert distilbert[1] < tiny[1] < run[1]
     horizontal = (run[0] - tiny[0]) / (tiny[0] - distilbert[0])
     assert abs(horizontal - (3.0 - 423.65 / 215.79) / (423.65 / 215.79 - 668 / 410)) < 1e-3
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_row_of_an_ablation_may_have_any_name() -> None:
+    """Dollar signs are no formula, and a long name leaves room for the drawing."""
+    for name in ("from $1 to $2", r"$\frac$", "x" * 300):
+        drawn = figures.effects([figures.Effect("baseline", [], None, [1.0]), figures.Effect(name, [1.0], None, [1.0])])
+        longest = "x" * (figures.LONGEST_NAME - 1) + "…"
+        assert drawn is not None and (name if len(name) < 300 else longest) in words(drawn)

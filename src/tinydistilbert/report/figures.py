@@ -40,7 +40,10 @@ _STYLE: Any = {
     "axes.edgecolor": GRID, "axes.labelcolor": INK, "axes.titlecolor": INK, "text.color": INK, "xtick.color": INK,
     "ytick.color": INK, "xtick.major.size": 0, "ytick.major.size": 0, "axes.grid": True, "grid.color": GRID,
     "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+    "text.parse_math": False,  # a name may hold dollar signs
 }  # fmt: skip
+LONGEST_NAME = 48
+"""Characters of a row's name that leave room for the drawing."""
 WIDTH = 5.2
 """Inches of 72 points: about the width of a phone, so that text stays readable there."""
 
@@ -166,6 +169,10 @@ class Effect:
     """KL to the teacher on held-out text, in nats."""
 
 
+def _shortened(row: Effect) -> str:
+    return row.name if len(row.name) <= LONGEST_NAME else f"{row.name[: LONGEST_NAME - 1]}…"
+
+
 def effects(rows: Sequence[Effect]) -> str | None:
     """Draw a line per row of an ablation: change of the task mean on the left, KL on the right; None without numbers.
 
@@ -194,7 +201,7 @@ def effects(rows: Sequence[Effect]) -> str | None:
         axes[-1].xaxis.set_minor_locator(NullLocator())
         axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         for index, axis in enumerate(axes):
-            axis.set_yticks(range(len(rows)), [row.name for row in rows] if index == 0 else [""] * len(rows))
+            axis.set_yticks(range(len(rows)), list(map(_shortened, rows)) if index == 0 else [""] * len(rows))
             axis.set_ylim(len(rows) - 0.5, -0.5)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8)
         return to_svg(figure, "Change of the task mean and KL to the teacher, row by row")
