@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -113,6 +114,27 @@ def test_settings_may_be_paths_and_numbers_of_numpy(tmp_path: Path) -> None:
     recipe = with_settings(Recipe(), given)
     assert (recipe.data, recipe.finetune.seeds) == (str(tmp_path), (3,))
     assert recipe.finetune.distillation.teachers == (str(tmp_path / "a"),)
+
+
+def test_a_setting_that_contradicts_an_argument_is_refused(tmp_path: Path) -> None:
+    """It replaced what the argument says, in silence."""
+    data: dict[str, Any] = {"train": "a.csv", "validation": "b.csv", "output": tmp_path / "run", "quiet": True}
+    calls: dict[str, Callable[[], object]] = {
+        "finetune.seeds": lambda: td.finetune("m", seeds=3, settings={"finetune.seeds": [5]}, **data),
+        "finetune.distillation.unlabelled": lambda: td.distill(
+            "m", unlabelled="c.txt", settings={"finetune.distillation": {"unlabelled": "d.txt"}}, **data
+        ),
+        "compress.target_latency": lambda: td.compress(
+            "m", to="5ms", settings={"compress.target_latency": "9ms"}, **data
+        ),
+    }
+    for key, call in calls.items():
+        with pytest.raises(UserError, match=rf"settings, key {key}: an argument sets it already, to .*leave one"):
+            call()
+    for settings in ({"finetune.seeds": [5]}, {"finetune.seeds": [0], "finetune.model": "offline"}):
+        with pytest.raises(UserError, match=r"^(?!settings)"):  # neither the model nor the data is there
+            td.finetune(settings=settings, **data)
+    assert not (tmp_path / "run").exists()
 
 
 def test_labels_in_a_set_are_the_same_data_in_every_process() -> None:

@@ -295,9 +295,11 @@ def test_one_of_a_kind_is_not_told_as_several(recipe: Recipe, tmp_path: Path) ->
         text = plan.plan(run_of(one, tmp_path / "run", until="report"))
     finally:
         torch.set_num_threads(threads)
-    told = rows(text)
-    assert "1 model on 1 task " in told["evaluate"] and "static embeddings on 1 task " in told["evaluate baselines"]
-    assert "1 model by 1 back end, pairs:" in told["benchmark"] and text.endswith("(1 thread). Nothing was written.")
+    planned = rows(text)
+    assert (
+        "1 model on 1 task " in planned["evaluate"] and "static embeddings on 1 task " in planned["evaluate baselines"]
+    )
+    assert "1 model by 1 back end, pairs:" in planned["benchmark"] and text.endswith("(1 thread). Nothing was written.")
 
 
 def test_recovery_runs_the_teacher_in_every_step_where_layers_are_compared(recipe: Recipe, tmp_path: Path) -> None:

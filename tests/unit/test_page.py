@@ -284,13 +284,13 @@ def test_a_run_from_python_is_done_again_by_its_own_recipe(tmp_path: Path) -> No
         html = write_report(run).read_text(encoding="utf-8")
         return html.partition("<dt>Command</dt><dd>")[2].partition("</dd>")[0]
 
-    own = f"&#39;{tmp_path / 'a run' / 'recipe.toml'}&#39;"
+    by_recipe = f"&#39;{tmp_path / 'a run' / 'recipe.toml'}&#39;"
     preset = recipe_file.load("minilm")
     assert shown(preset) == "tinydistilbert replicate minilm"
-    assert shown(replace(preset, seed=7)) == f"tinydistilbert replicate {own}"
-    assert shown(replace(Recipe(), name="finetune-reviews")) == f"tinydistilbert replicate {own}"
+    assert shown(replace(preset, seed=7)) == f"tinydistilbert replicate {by_recipe}"
+    assert shown(replace(Recipe(), name="finetune-reviews")) == f"tinydistilbert replicate {by_recipe}"
     of_model = {"finetune": {"tasks": ["cola"]}, "compress": {"model": "model", "tasks": ["cola"]}}
-    assert shown(recipe_file.from_dict(of_model, "test")) == f"tinydistilbert compress {own}"
+    assert shown(recipe_file.from_dict(of_model, "test")) == f"tinydistilbert compress {by_recipe}"
 
 
 def test_what_was_left_out_of_the_files_is_on_the_page(synthetic_run: Path) -> None:

@@ -27,6 +27,17 @@ from tinydistilbert.training.launcher import refuse_several
 GIVEN_TEACHER, TEACHER, MODEL, DISTILLED = "teacher", "teacher", "model", "model (D)"
 
 
+OF_ARGUMENTS = {
+    "finetune.model", "finetune.seeds", "finetune.distillation.teachers", "finetune.distillation.unlabelled",
+    "compress.model", "compress.teachers", "compress.min_kept", "compress.target_latency", "compress.target_size",
+    "compress.target_operations",
+}  # fmt: skip
+"""Settings that arguments of the functions below set."""
+ENCODER = "bert-base-uncased"
+DEFAULTS = (ENCODER, [0])
+"""Values of arguments that were not given."""
+
+
 @dataclass(frozen=True)
 class Call:
     """How a call is run, whatever it does."""
@@ -65,7 +76,9 @@ def run_task(
         UserError: an input is wrong; then nothing was written.
     """
     refuse_several(f"{what} with data from Python")
-    base = toml.merge(changes, toml.nested(call.settings or {}))
+    settings = toml.nested(call.settings or {})
+    _refuse_contradictions(changes, settings)
+    base = toml.merge(changes, settings)
     name = f"{what}-{data.name}"
     output = in_home(call.output) if call.output else _folder(name, data, base, time_budget)
     folder = RunFolder(output).given_data
@@ -93,6 +106,21 @@ def run_task(
     if failures:
         raise NonFiniteLoss("; ".join(failures))
     return made, recipe, missed
+
+
+def _refuse_contradictions(changes: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse settings that say something else than an argument that was given.
+
+    Raises:
+        UserError: there is one.
+    """
+    by_arguments, given = dict(flat(changes)), dict(flat(settings))
+    for key in OF_ARGUMENTS & given.keys():
+        value, other = by_arguments.get(key), given[key]
+        other = list(other) if isinstance(other, Iterable) and not isinstance(other, str) else other
+        if value and value not in DEFAULTS and value != other:
+            problem = f"an argument sets it already, to {value!r}"
+            raise UserError(f"settings, key {key}", problem=problem, fix="leave one of them out")
 
 
 def recipe_of(name: str, data: TaskData, changes: Mapping[str, Any], folder: Path) -> Recipe:
@@ -126,7 +154,7 @@ def name_of(model: "str | Path | TaskModel") -> str:
 
 
 def finetune(
-    model: "str | Path" = "bert-base-uncased", *, train: Data, validation: Data | None = None, text: str = "",
+    model: "str | Path" = ENCODER, *, train: Data, validation: Data | None = None, text: str = "",
     label: Label = "", text_pair: str = "", kind: Kind = "classification", label_separator: str = "",
     seeds: int | Sequence[int] = 1,
     output: str | Path | None = None, settings: dict[str, Any] | None = None, threads: int | None = None,

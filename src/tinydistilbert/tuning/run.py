@@ -94,7 +94,7 @@ def _run_side_by_side(
     begun: dict[str, int] = {}
     storage = ("--storage", swept.storage) if swept.storage else ()
     recipe, output = str(swept.folder.recipe), str(swept.folder.path)
-    places = ("--device", swept.recipe.device, *(("--data", swept.recipe.data) if swept.recipe.data else ()))
+    device_and_data = ("--device", swept.recipe.device, *(("--data", swept.recipe.data) if swept.recipe.data else ()))
 
     def next_part() -> Part | None:
         trial = _stopped(study, swept, besides=begun.values())
@@ -103,7 +103,10 @@ def _run_side_by_side(
         if trial is None:
             return None
         swept.space.suggest(trial)  # by this process's sampler, whose draws depend on the seed
-        name, part = f"trial {trial.number}", ("--output", output, *places, *storage, "--part", str(trial.number))
+        name, part = (
+            f"trial {trial.number}",
+            ("--output", output, *device_and_data, *storage, "--part", str(trial.number)),
+        )
         begun[name] = trial.number
         return Part(name, ("sweep", recipe, "--space", str(space), *part))
 

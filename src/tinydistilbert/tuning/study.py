@@ -77,8 +77,8 @@ class SweepSetup:
         )
         if finetune.distillation.tasks == "none" and not finetune.model:
             models = tuple(name for name in finetune.models if name == self.row)
-            teacher = finetune.teacher if "teacher" in models else ""  # the encoder of a row that trials leave out
-            finetune = dataclasses.replace(finetune, models=models, teacher=teacher)
+            encoder = finetune.teacher if "teacher" in models else ""  # the encoder of a row that trials leave out
+            finetune = dataclasses.replace(finetune, models=models, teacher=encoder)
         recipe = dataclasses.replace(recipe, name=f"{self.recipe.name}/{number}", finetune=finetune)
         if self.shares_teacher:
             teacher = Teacher(model=str(self.folder.base.teacher.resolve()))
