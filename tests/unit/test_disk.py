@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tinydistilbert.errors import DiskError
-from tinydistilbert.storage import disk
+from tinydistilbert.storage import cache, disk
 from tinydistilbert.storage.disk import Operation
 
 
@@ -253,3 +253,10 @@ def test_the_bytes_of_a_folder_are_those_of_all_files_but_linked_ones(file: Path
     (folder / "a" / "linked folder").symlink_to(tmp_path)
     (folder / "link to nothing").symlink_to(tmp_path / "nothing")
     assert disk.bytes_in(folder) == 5
+
+
+def test_the_cache_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setenv("TINYDISTILBERT_CACHE", "~/blocks")
+    assert cache.folder() == tmp_path / "blocks"
