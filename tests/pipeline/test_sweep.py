@@ -226,6 +226,11 @@ def test_trials_that_all_fail_from_some_moment_on_end_the_sweep() -> None:
     sweeping._refuse_hopeless(study, "no such file")
 
 
+def test_a_space_may_begin_with_a_byte_order_mark(recipe_file: Path) -> None:
+    (recipe_file.parent / "space.toml").write_text(SPACE.lstrip(), encoding="utf-8-sig")
+    assert len(Space.read(recipe_file.parent / "space.toml", toml.read(recipe_file)).dimensions) == 2
+
+
 def test_what_each_dimension_suggests(recipe_file: Path) -> None:
     (recipe_file.parent / "space.toml").write_text("[finetune.epochs]\nlow = 1\nhigh = 3\n" + SPACE)
     space = Space.read(recipe_file.parent / "space.toml", toml.read(recipe_file))

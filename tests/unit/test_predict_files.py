@@ -298,6 +298,14 @@ def test_what_parquet_cannot_hold_or_is_none_is_one_line(call: Call, lengths: Le
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "in.parquet"]
 
 
+def test_a_byte_order_mark_of_a_pipe_is_no_part_of_its_first_text() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, "one\nÜ\n".encode("utf-8-sig"))
+    os.close(writing)
+    with open(reading, encoding="utf-8") as stream:  # noqa: PTH123 # a descriptor
+        assert list(predict._arriving(stream)) == [["one", "Ü"]]
+
+
 @pytest.mark.long
 def test_a_line_of_a_pipe_is_answered_before_the_next_one_comes() -> None:
     program = f"""

@@ -147,7 +147,7 @@ def _arriving(stream: IO[str]) -> Iterator[list[str]]:
     except (OSError, ValueError):  # not a real file, as in a notebook
         yield from _groups(stream)
         return
-    decode, rest = codecs.getincrementaldecoder("utf-8")(), ""
+    decode, rest = codecs.getincrementaldecoder("utf-8-sig")(), ""
     try:
         while chunk := os.read(descriptor, 2**16):
             *lines, rest = (rest + decode.decode(chunk)).split("\n")

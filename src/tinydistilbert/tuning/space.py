@@ -82,7 +82,7 @@ class Space:
                 accept a value.
         """
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             fix = "give a TOML file with a table for each setting: [distill.optimization.learning_rate], low = 1e-5, …"
             raise UserError(f"--space {path}", problem=f"cannot be read ({error})", fix=fix) from None
