@@ -157,6 +157,10 @@ def test_help_that_nobody_reads_to_its_end_is_no_error() -> None:
         (["completion", "fish"], ["fish"]),
         (["distill", "quickstart", "--distill.time_budget", "20x"], ["key distill.time_budget", "'20x'"]),
         (["compress", "minilm"], ["compress.tasks"]),
+        (["replicate", 'name = "mine"\n' * 30], ['name = "mine" name = ', "a file or one of"]),
+        (["report", "x" * 300], ["a file or one of"]),
+        (["compress", "x" * 300], ["a file or one of"]),
+        (["compare", "x" * 300], ["a run folder"]),
     ],
 )
 def test_mistakes_leave_with_exit_code_2_and_one_line(arguments: list[str], parts: list[str], call: Call) -> None:

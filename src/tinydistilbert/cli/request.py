@@ -1,6 +1,7 @@
 """From the parsed arguments to the request: the recipe with the flags applied, and the run folder."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def request(arguments: Sequence[str] | argparse.Namespace) -> Request:
 
 
 def _recipe(command: str, name: str | None, changes: dict[str, Any]) -> schema.Recipe:
-    if name is not None and command == "compress" and (Path(name) / CONFIG_FILE).is_file():
+    if name is not None and command == "compress" and os.path.isfile(Path(name) / CONFIG_FILE):  # noqa: PTH113 # False for a long text
         return _compression(name, changes)
     if name is not None:
         base = toml.load(name)

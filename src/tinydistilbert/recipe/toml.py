@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import numbers
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -234,8 +235,9 @@ def load(name_or_path: str) -> Recipe:
     if name_or_path in known:
         return from_toml(known[name_or_path], name_or_path)
     path = Path(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 # False for a long text, such as that of a recipe
         return read(path)
     near = difflib.get_close_matches(name_or_path, list(known), n=1)
     fix = f"did you mean {near[0]!r}?" if near else "name an existing file"
-    raise UserError(name_or_path, expected=f"a file or one of {', '.join(known)}", found="neither", fix=fix)
+    where = _shortened(name_or_path)
+    raise UserError(where, expected=f"a file or one of {', '.join(known)}", found="neither", fix=fix)
