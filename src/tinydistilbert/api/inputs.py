@@ -69,9 +69,8 @@ def _column(values: Any, where: str) -> pa.Array:
     """
     kinds: dict[type, Any] = {}
     listed = values.tolist() if hasattr(values, "tolist") else values
-    if any(
-        isinstance(value, set | frozenset) for value in listed
-    ):  # the order in a set differs from process to process
+    if any(isinstance(value, set | frozenset) for value in listed):
+        # The order in a set differs from process to process.
         values = listed = [sorted(each, key=str) if isinstance(each, set | frozenset) else each for each in listed]
     for value in listed:
         if value is not None and not (isinstance(value, float) and value != value):
