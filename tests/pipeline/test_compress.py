@@ -136,8 +136,9 @@ def test_every_variant_with_the_settings_of_the_run(
     pruned = atomic.read_json(output / "tasks/reviews/compressed/keep-50/model/config.json")["pruned"]
     assert sum(pruned["heads"]) < 16 and sum(pruned["intermediate"]) < 256
 
-    code, out, err = call("compress", model, *SMALL, "--max-loss", "100", "--output", output)
-    assert code == 0 and "finished before, skipped" in out, err
+    code, out, err = call("compress", model, *SMALL, "--max-loss", "100", "--output", output, "--json")
+    assert code == 0 and "finished before, skipped" in err
+    assert json.loads(out)["models"] == {"reviews": str(best)}
 
 
 def test_variants_for_openvino_where_they_are_asked_for(run: Path, tmp_path: Path, call: Call) -> None:

@@ -3,17 +3,17 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinydistilbert import notices, progress
-from tinydistilbert.cli.output import log_to, print_entries, print_json, print_model, print_tables, table_as_json
+from tinydistilbert.cli.output import log_to, print_entries, print_json, print_run, print_tables, table_as_json
 from tinydistilbert.errors import MissedTarget, NonFiniteLoss, UserError
 from tinydistilbert.training import launcher, ranks
 
 if TYPE_CHECKING:
-    from tinydistilbert.report.table import Table
+    pass
 
 
 def _report(parsed: argparse.Namespace, command_line: str) -> None:
@@ -41,7 +41,7 @@ def _report(parsed: argparse.Namespace, command_line: str) -> None:
     else:
         page = remake(folder)
         tables = console_tables(folder)
-    _print_run(folder, tables, run.results, page, (), as_json=parsed.json)
+    print_run(folder, tables, run.results, page, (), as_json=parsed.json)
 
 
 def _stages(parsed: argparse.Namespace, command_line: str) -> None:
@@ -80,43 +80,14 @@ def _stages(parsed: argparse.Namespace, command_line: str) -> None:
     page = folder.report if until == "report" else None
     # A task whose model failed has nothing compressed.
     finished = [name for name in recipe.compress.tasks if page and atomic.is_finished(folder.compressed(name).summary)]
-    _print_run(
+    print_run(
         asked.output, tables, folder.results, page, made.failures, as_json=asked.json, missed=str(missed or ""),
-        compressed=finished[0] if finished else "",
+        compressed=finished,
     )  # fmt: skip
     if missed:
         raise missed
     if made.failures:
         raise NonFiniteLoss("; ".join(made.failures))
-
-
-def _print_run(
-    output: Path, tables: Sequence["Table"], results_file: Path, page: Path | None, failures: Sequence[str], *,
-    as_json: bool, compressed: str = "", missed: str = "",
-) -> None:  # fmt: skip
-    """Print what a run or an ablation measured, and its page; with a compressed task, also the model."""
-    if not as_json:
-        print_tables(tables)
-        if compressed:
-            from tinydistilbert.report.use import facts_of_best
-
-            print_model(facts_of_best(output, compressed), page)
-        elif page:
-            print(f"The page: {page}")
-        return
-    from tinydistilbert import results
-
-    measurements = results.read(results_file) if results_file.is_file() else []
-    print_json(
-        {
-            "run": str(output),
-            "page": str(page) if page else None,
-            "tables": [table_as_json(table) for table in tables],
-            "measurements": [dataclasses.asdict(measurement) for measurement in measurements],
-            "failures": list(failures),
-            "missed": missed,
-        }
-    )
 
 
 def _check_command(command: str, recipe: Any) -> None:
@@ -166,7 +137,7 @@ def _ablate(parsed: argparse.Namespace, command_line: str) -> None:
     table, failed = ablate(asked.recipe, asked.output, log=log, command=command_line, workers=workers)
     folder = AblationFolder(asked.output)
     failures = [f"row {name!r}, {why}" for name, why in failed.items()]
-    _print_run(asked.output, [table], folder.results, folder.report, failures, as_json=asked.json)
+    print_run(asked.output, [table], folder.results, folder.report, failures, as_json=asked.json)
     if failures:
         raise NonFiniteLoss("; ".join(failures))
 

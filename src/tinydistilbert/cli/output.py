@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,6 +36,48 @@ def print_model(facts: "BestFacts", page: "Path | None") -> None:
     print(f"The model: {facts.model}")
     print(f"The page:  {page}")
     print(f"Ask it:    {facts.command}")
+
+
+def print_run(
+    output: "Path", tables: "Sequence[Table]", results_file: "Path", page: "Path | None", failures: Sequence[str], *,
+    as_json: bool, compressed: Sequence[str] = (), missed: str = "",
+) -> None:  # fmt: skip
+    """Print what a run or an ablation measured, and its page; of compressed tasks, also the model of the first.
+
+    Args:
+        output: the folder of the run or the ablation.
+        tables: the tables to print.
+        results_file: the file of its measurements.
+        page: its page, if it has one.
+        failures: the failures that did not stop it.
+        as_json: whether to print one JSON document, with the models of all compressed tasks.
+        compressed: the tasks with a compressed model.
+        missed: the targets that were not reached, in words.
+    """
+    if not as_json:
+        print_tables(tables)
+        if compressed:
+            from tinydistilbert.report.use import facts_of_best
+
+            print_model(facts_of_best(output, compressed[0]), page)
+        elif page:
+            print(f"The page: {page}")
+        return
+    from tinydistilbert import results
+    from tinydistilbert.run_folder import RunFolder
+
+    measurements = results.read(results_file) if results_file.is_file() else []
+    print_json(
+        {
+            "run": str(output),
+            "page": str(page) if page else None,
+            "models": {task: str(RunFolder(output).compressed(task).best) for task in compressed},
+            "tables": [table_as_json(table) for table in tables],
+            "measurements": [dataclasses.asdict(measurement) for measurement in measurements],
+            "failures": list(failures),
+            "missed": missed,
+        }
+    )
 
 
 def print_entries(entries: Mapping[str, str]) -> None:
