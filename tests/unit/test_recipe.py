@@ -73,6 +73,7 @@ def test_a_part_of_a_section_keeps_the_defaults_of_that_section() -> None:
         ("ablate.seeds = []", ["key ablate.seeds", "at least one seed", "[]"]),
         ("ablate.seeds = [0, 0]", ["key ablate.seeds", "each once", "[0, 0]"]),
         ("finetune.seeds = []", ["key finetune.seeds", "at least one seed", "[]"]),
+        ('name = ""', ["key name", "a text that is not empty", "''"]),
         ("distill.cache.kind = 'topk'", ["key distill.cache.kind", "'top-k'"]),
         ("distill.cache.kinds = 'top-k'", ["key distill.cache.kinds", "did you mean 'kind'"]),
         ("seed = -1", ["key seed", "greater than or equal to 0"]),
@@ -187,7 +188,7 @@ def test_rows_of_any_name_survive_being_shown() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.text(), st.text())
+@given(st.text(min_size=1), st.text())
 @example("\x7f", "\x7f\x00\x1f\x85\u2028\r\n\t\"\\'")
 def test_every_text_survives_being_written(name: str, text: str) -> None:
     rows = {name: {"corpus": {"text_column": text}}}

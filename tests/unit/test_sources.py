@@ -126,7 +126,11 @@ def write_parquet(folder: Path) -> None:
     pq.write_table(pa.table({"title": [1, 2, 3], "text": TEXTS}), folder / "a.parquet", row_group_size=1)
 
 
-@pytest.mark.parametrize("write", [write_txt, write_jsonl, write_parquet])
+def write_categories(folder: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array(TEXTS).dictionary_encode()}), folder / "a.parquet")
+
+
+@pytest.mark.parametrize("write", [write_txt, write_jsonl, write_parquet, write_categories])
 def test_a_local_file_gives_its_documents(tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(tmp_path)
     source = open_source(Corpus(source=str(next(tmp_path.iterdir()))), None)

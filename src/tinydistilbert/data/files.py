@@ -219,6 +219,8 @@ def _parquet_rows(path: Path, column: str) -> Iterator[str]:
             if column not in columns:
                 raise _no_column(str(path), column, ", ".join(columns))
             kind = columns[column]
+            if pa.types.is_dictionary(kind):  # pandas' categories
+                kind = kind.value_type
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
                 raise _no_column(str(path), column, f"{kind} in it")
             for group in range(file.num_row_groups):

@@ -226,7 +226,7 @@ class Ablate:
 class Recipe:
     """A whole experiment."""
 
-    name: str = "default"
+    name: Annotated[str, Field(min_length=1)] = "default"
     """Name of the run in tables, and of its folder if no --output is given."""
     seed: NonNegativeInt = 0
     """Seed of order, masks, dropout, random weights and samples of examples; fine-tunings use `finetune.seeds`."""

@@ -147,6 +147,7 @@ def _expected(kind: Any, message: str) -> str:
     one, *others = members(kind)
     if not others or others == [type(None)]:
         wanted = message.removeprefix("Input should be ")
+        wanted = wanted.replace("String should have at least 1 character", "a text that is not empty")
         return f"a number {wanted}" if wanted.startswith(("greater", "less")) else wanted
     if one is str:
         return "a text or a list of texts"
