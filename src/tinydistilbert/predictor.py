@@ -21,6 +21,7 @@ from tinydistilbert.tasks.base import Examples, Kind
 from tinydistilbert.tasks.best_answer import best_answer
 from tinydistilbert.tasks.encoding import CHUNK, Features, encode, question_limit
 from tinydistilbert.tasks.entities import entities_of, is_tag
+from tinydistilbert.tasks.given_texts import as_list, check_texts, listed
 from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.tasks.label_thresholds import given_labels, sigmoid, stored_label_thresholds
 from tinydistilbert.tasks.squad import TASKS, stored_null_threshold
@@ -85,11 +86,12 @@ class Predictor:
             `cut_tokens`, the number of its tokens that were not read.
 
         Raises:
-            UserError: the numbers of pairs and texts differ, one is no text, or the model's logits are not finite.
+            UserError: neither a text nor several are given; the numbers of pairs and texts differ; one is no text; or
+                the model's logits are not finite.
         """
         if self.kind == "token-classification":
-            return self._tagged([texts] if isinstance(texts, str) else texts, pairs)
-        texts, pairs = _listed(cast("str | Sequence[str]", texts), pairs)
+            return self._tagged(as_list("texts", texts), pairs)
+        texts, pairs = listed(cast("str | Sequence[str]", texts), pairs)
         if not texts:
             return []
         if self.kind == "span":
@@ -116,7 +118,7 @@ class Predictor:
         Raises:
             UserError: the numbers of pairs and texts differ, or one is no text.
         """
-        texts, pairs = _listed(texts, pairs)
+        texts, pairs = listed(texts, pairs)
         if not texts:
             return []
         if self.kind == "span":
@@ -184,13 +186,13 @@ class Predictor:
         assert features.word_tokens is not None
         return [word_predictions(*row, self.labels) for row in zip(logits, features.word_tokens, strict=True)]
 
-    def _tagged(self, texts: Sequence[str] | Sequence[Sequence[str]], pairs: Any) -> list[Prediction]:
+    def _tagged(self, texts: list[Any], pairs: Any) -> list[Prediction]:
         if pairs is not None:
             fix = "leave the pairs out"
             raise UserError("pairs", problem="the model tags the words of single texts", fix=fix)
-        if not len(texts):
+        if not texts:
             return []
-        _check_texts("texts", texts, or_words=True)
+        check_texts("texts", texts, or_words=True)
         given = [(text, words_in(text)) if isinstance(text, str) else joined(text) for text in texts]
         columns: dict[str, list[Any]] = {"text": [text for text, _ in given], WORDS: [words for _, words in given]}
         columns["label"] = [None] * len(given)
@@ -249,31 +251,6 @@ def _probabilities(logits: NDArray[np.float32]) -> list[list[float]]:
 
 def _score(logits: NDArray[np.float32]) -> Prediction:
     return {"score": float(logits[0])}
-
-
-def _listed(texts: str | Sequence[str], pairs: str | Sequence[str] | None) -> tuple[list[str], list[str] | None]:
-    """Return texts and pairs as lists.
-
-    Raises:
-        UserError: the numbers of pairs and texts differ, or one is no text.
-    """
-    texts = [texts] if isinstance(texts, str) else [*texts]
-    _check_texts("texts", texts)
-    pairs = [pairs] if isinstance(pairs, str) else None if pairs is None else [*pairs]
-    if pairs is not None and len(pairs) != len(texts):
-        problem = f"there are {len(texts)} texts and {len(pairs)} pairs"
-        raise UserError("pairs", problem=problem, fix="give one pair for each text")
-    _check_texts("pairs", pairs or ())
-    return texts, pairs
-
-
-def _check_texts(where: str, texts: Any, *, or_words: bool = False) -> None:
-    """Refuse what is no text, such as the NaN of an empty cell; with `or_words`, lists of words count as texts."""
-    for number, text in enumerate(texts):
-        if or_words and hasattr(text, "__len__") and not isinstance(text, str):
-            _check_texts(f"{where}[{number}]", text)
-        elif not isinstance(text, str) or not (text.isascii() or text.encode("utf-8", "ignore").decode() == text):
-            raise UserError(f"{where}[{number}]", expected="a text", found=ascii(text)[:40], fix="correct it")
 
 
 def _check_finite(logits: Logits) -> None:

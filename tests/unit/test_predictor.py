@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.special import softmax
@@ -16,6 +17,7 @@ import tinydistilbert
 from tinydistilbert.errors import UserError
 from tinydistilbert.export.quantize import quantize
 from tinydistilbert.models.loading import load_model
+from tinydistilbert.models.torch_runtime import TorchRuntime
 from tinydistilbert.predictor import CUT, Predictor, load
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.squad import best_answers
@@ -132,6 +134,36 @@ def test_what_is_no_text_is_told_with_its_number(tokenizer) -> None:
             tagger.predict(["a", one])
         with pytest.raises(UserError, match=r"texts\[1\]\[2\]: expected a text, found"):
             tagger.predict(["a", ["a", "b", one]])
+
+
+@pytest.mark.parametrize("kind", ["regression", "token-classification"])
+def test_what_is_neither_a_text_nor_several_is_told(tokenizer, kind: Any) -> None:
+    nothing: Any = None
+    predictor = Predictor(nothing, tokenizer, kind, ("O",), 32)
+    bad: list[Any] = [None, 3, {"text": "a"}, pd.DataFrame({"text": ["a", "b"]})]
+    for one in bad:
+        with pytest.raises(UserError, match=rf"texts: expected a text or several, found a {type(one).__name__}"):
+            predictor.predict(one)
+    with pytest.raises(UserError, match="pairs: expected a text or several, found a int"):
+        Predictor(nothing, tokenizer, "regression", (), 32).predict("a", bad[1])
+
+
+def tagger_of(folder: Path, tokenizer: Any) -> Predictor:
+    """A model of two outputs as one that tags words."""
+    runtime = TorchRuntime(load_model(folder, "token-classification"), span=False)
+    return Predictor(runtime, tokenizer, "token-classification", ("O", "B-X"), 64)
+
+
+@pytest.mark.parametrize("head", ["classification", "token-classification"])
+def test_a_column_or_a_generator_is_read_as_a_list(task_model: Maker, tokenizer, head: str) -> None:
+    folder = task_model("distilbert", head)
+    predictor = load(folder) if head == "classification" else tagger_of(folder, tokenizer)
+    expected = predictor.predict(TEXTS)
+    several: list[Any] = [iter(TEXTS), pd.Series(TEXTS, index=[3, 5, 7]), np.array(TEXTS), tuple(TEXTS)]
+    for one in several:
+        assert predictor.predict(one) == expected
+    empty: list[Any] = [iter(()), np.array([]), pd.Series([], dtype=object)]
+    assert [predictor.predict(one) for one in empty] == [[]] * 3
 
 
 @pytest.mark.parametrize("head", ["classification", "regression", "span"])
