@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +44,7 @@ CUT = "cut_tokens"
 
 
 class Predictor:
-    """A model with its tokenizer; create one with `load`.
+    """A model with its tokenizer; create one with `load`. Several threads may ask it at the same time.
 
     Args:
         runtime: computes the logits.
@@ -62,7 +63,8 @@ class Predictor:
     ) -> None:  # fmt: skip
         self.runtime, self.kind, self.labels, self.max_length = runtime, kind, labels, max_length
         self.null_threshold, self.label_thresholds = null_threshold, label_thresholds
-        self._tokenizer = tokenizer
+        # A call of the tokenizer first sets how it cuts: another thread's texts would be cut like these.
+        self._tokenizer, self._tokenizing = tokenizer, threading.Lock()
         self._pad = int(tokenizer.pad_token_id or 0)
 
     def predict(
@@ -122,7 +124,8 @@ class Predictor:
         if not texts:
             return []
         if self.kind == "span":
-            whole = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            with self._tokenizing:
+                whole = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
             return [max(0, len(ids) - self.text_limit) for ids in whole["input_ids"]]
         lost: list[int] = self._inputs(texts, pairs).lost.tolist()
         return lost
@@ -144,11 +147,16 @@ class Predictor:
 
     def _inputs(self, texts: Sequence[str], pairs: Sequence[str] | None) -> InputArrays:
         parts = (slice(begin, begin + CHUNK) for begin in range(0, len(texts), CHUNK))
-        return joined_inputs([self._inputs_of(texts[part], pairs[part] if pairs else None) for part in parts])
+        with self._tokenizing:
+            return joined_inputs([self._inputs_of(texts[part], pairs[part] if pairs else None) for part in parts])
 
     @cached_property
     def _inputs_of(self) -> Encoder:
         return encoder_of(self._tokenizer, self.max_length)
+
+    def _encoded(self, examples: Examples) -> Features:
+        with self._tokenizing:
+            return encode(examples, self._tokenizer, self.max_length)
 
     def _logits(self, inputs: InputArrays) -> NDArray[np.float32]:
         if len(inputs.lengths) == 1:  # sorting and padding would add to the latency of a single text
@@ -180,7 +188,7 @@ class Predictor:
         Raises:
             UserError: the model's logits are not finite.
         """
-        features = encode(examples, self._tokenizer, self.max_length)
+        features = self._encoded(examples)
         logits = predict(self.runtime, features, pad_token_id=self._pad)
         _check_finite(logits)
         assert features.word_tokens is not None
@@ -211,7 +219,7 @@ class Predictor:
             "context": [*contexts],
             "answers": [unknown] * len(questions),
         }
-        features = encode(Examples(SQUAD, "given", columns, len(questions)), self._tokenizer, self.max_length)
+        features = self._encoded(Examples(SQUAD, "given", columns, len(questions)))
         logits = predict(self.runtime, features, pad_token_id=self._pad)
         _check_finite(logits)
         assert features.offsets is not None

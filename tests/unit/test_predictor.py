@@ -3,7 +3,9 @@
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from scipy.special import softmax
 import tinydistilbert
 from tinydistilbert.errors import UserError
 from tinydistilbert.export.quantize import quantize
+from tinydistilbert.models import torch_runtime
 from tinydistilbert.models.loading import load_model
+from tinydistilbert.models.plain_tokenizer import PlainTokenizer
 from tinydistilbert.models.torch_runtime import TorchRuntime
 from tinydistilbert.predictor import CUT, Predictor, load
 from tinydistilbert.storage import atomic
@@ -164,6 +168,42 @@ def test_a_column_or_a_generator_is_read_as_a_list(task_model: Maker, tokenizer,
         assert predictor.predict(one) == expected
     empty: list[Any] = [iter(()), np.array([]), pd.Series([], dtype=object)]
     assert [predictor.predict(one) for one in empty] == [[]] * 3
+
+
+class Alone:
+    """Counts the threads that are between its beginning and its end, and stays there for a while."""
+
+    def __init__(self) -> None:
+        self.inside = self.most = 0
+
+    def __enter__(self) -> None:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.01)
+
+    def __exit__(self, *_: object) -> None:
+        self.inside -= 1
+
+
+def test_of_threads_one_at_a_time_changes_tokenizer_and_model(
+    task_model: Maker, exported: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_tokenizer, in_model = Alone(), Alone()
+    call = PlainTokenizer.__call__
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        with in_tokenizer:
+            return call(*arguments, **settings)
+
+    monkeypatch.setattr(PlainTokenizer, "__call__", counted)
+    monkeypatch.setattr(torch_runtime, "first_token_only", lambda _: in_model)
+    spans, classes = load(exported("distilbert", "span")), load(task_model("distilbert", "classification"))
+    expected = spans.predict(TEXTS, [CONTEXT, *PAIRS[:2]])
+    with ThreadPoolExecutor(4) as threads:
+        several = [*threads.map(lambda _: spans.predict(TEXTS, [CONTEXT, *PAIRS[:2]]), range(4))]
+        [*threads.map(lambda _: classes.predict(TEXTS), range(4))]
+    assert several == [expected] * 4
+    assert (in_tokenizer.most, in_model.most) == (1, 1)
 
 
 @pytest.mark.parametrize("head", ["classification", "regression", "span"])

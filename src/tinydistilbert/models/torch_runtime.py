@@ -1,5 +1,6 @@
 """The back end of torch models, with the same interface as those of exported models."""
 
+import threading
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -46,6 +47,7 @@ class TorchRuntime:
         self._longest = longest_input(model.config)
         self._forward: Any = model
         self._reduced = ExitStack()
+        self._calling = threading.Lock()  # the reduction changes the model: one thread would end that of another
         if compiled:
             if not span:  # only once: torch would compile a new function again in each call
                 self._reduced.enter_context(first_token_only(model))
@@ -55,7 +57,8 @@ class TorchRuntime:
         """See `Runtime`."""
         check_fits(inputs, self._longest)
         tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
-        with torch.inference_mode(), nullcontext() if self._span else first_token_only(self._model):
+        reduction = nullcontext() if self._span else first_token_only(self._model)
+        with self._calling, torch.inference_mode(), reduction:
             output = self._forward(**tensors)
             logits = torch.stack((output.start_logits, output.end_logits), dim=-1) if self._span else output.logits
         array: NDArray[np.float32] = logits.float().cpu().numpy()

@@ -18,7 +18,7 @@ class Served:
     """A loaded model.
 
     Args:
-        predictor: answers texts; must not be called from several threads at once.
+        predictor: answers texts.
         name: name of its folder.
         precision: precision of its weights, such as `int8`.
         texts_per_input: number of texts per input, 1 or 2; None = the folder does not say.
