@@ -24,11 +24,12 @@ from transformers import (
 from tests import tiny
 from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert import benchmark, results
-from tinydistilbert.benchmark import gpu, memory, timing
+from tinydistilbert.benchmark import backends, gpu, memory, stage, timing
 from tinydistilbert.benchmark.backends import PlainTorch, open_runtime
 from tinydistilbert.benchmark.memory import measure_memory
 from tinydistilbert.benchmark.pairs import Pairs, load_pairs, made_up_examples, slices_of_like_lengths
 from tinydistilbert.benchmark.protocols import PairInputs, encoded_pairs
+from tinydistilbert.benchmark.record import Record
 from tinydistilbert.benchmark.rows import BenchmarkRow, Subject, make_rows, make_subject
 from tinydistilbert.benchmark.timing import Timed, mean_interval, one_core, summarize, time_in_turns
 from tinydistilbert.compress import measure
@@ -458,6 +459,25 @@ def test_the_folder_holds_a_row_for_each_model_back_end_and_protocol(
         (m.model, m.details["backend"], m.details["protocol"]) for m in latencies
     ]
     assert [[len(part) for part in row["milliseconds"]] for row in raw] == [[2, 2, 2]] * 5 + [[4, 4, 4]] * 10
+
+
+def test_a_folder_for_openvino_is_a_row_in_its_precision(
+    make: Made, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "version_of_module", lambda name: f"of {name}")
+    monkeypatch.setattr(backends, "OpenVinoRuntime", lambda folder, threads: (folder, threads))
+    subject = make("distilbert")
+    runtime = open_runtime(subject.folder, "torch")
+    names = ("openvino", "openvino-bf16", "openvino-int8", "torch-compile", "onnx-int8")
+    rows = [BenchmarkRow(subject, name, subject.folder, runtime) for name in names]
+    record = Record(pairs)
+    settings = Benchmark(examples=2, rounds=1, memory=False, protocols=("true-length",))
+    stage._measure([subject], rows, settings, record, seed=0)
+    timed = [m.details for m in record.measurements if m.task == "latency"]
+    assert [(one["precision"], one["library"].split()[0]) for one in timed] == [
+        ("fp32", "openvino"), ("bf16", "openvino"), ("int8", "openvino"), ("fp32", "torch"), ("int8", "onnxruntime"),
+    ]  # fmt: skip
+    assert [open_runtime(subject.folder, name) for name in names[:3]] == [(subject.folder, 1)] * 3
 
 
 def test_the_best_batch_is_where_throughput_stops_rising() -> None:

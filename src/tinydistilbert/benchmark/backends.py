@@ -60,7 +60,7 @@ def open_runtime(folder: Path, backend: str) -> Runtime:
     Raises:
         UserError: it is no such folder, the back end is not installed, or it does not work on this machine.
     """
-    if backend == OPENVINO:
+    if backend.startswith(OPENVINO):  # in the precision of its folder
         return OpenVinoRuntime(folder, threads=1)
     if backend in (ONNX, INT8):
         return OnnxRuntime(folder, threads=1)

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert import results
-from tinydistilbert.benchmark.backends import COMPILED, INT8, ONNX, OPENVINO, TORCH, clamp_ids
+from tinydistilbert.benchmark.backends import ONNX, OPENVINO, TORCH, clamp_ids
 from tinydistilbert.benchmark.gpu import measure_on_gpu
 from tinydistilbert.benchmark.memory import measure_memory
 from tinydistilbert.benchmark.pairs import Pairs, load_pairs
@@ -26,11 +26,13 @@ from tinydistilbert.benchmark.rows import (
     make_subject,
 )
 from tinydistilbert.benchmark.timing import load_average, one_core, time_in_turns
+from tinydistilbert.models.runtimes import BF16
 from tinydistilbert.recipe.schema import Benchmark, Recipe, recipe_hash
 from tinydistilbert.run_folder import BENCHMARK_TIMES, MEASUREMENTS
 from tinydistilbert.storage import atomic, json_lines
 
-_LIBRARIES = {TORCH: "torch", COMPILED: "torch", ONNX: "onnxruntime", INT8: "onnxruntime", OPENVINO: "openvino"}
+_LIBRARIES = {TORCH: "torch", ONNX: "onnxruntime", OPENVINO: "openvino"}
+"""By the first part of a back end's name; a second part is a precision, or says that the model is compiled."""
 
 
 def benchmark(
@@ -101,7 +103,7 @@ def _measure(
         for row in rows:
             record.add_latency(
                 row.subject, seconds[row.name], backend=row.backend, device="cpu", protocol=protocol, gpu="",
-                precision="int8" if row.backend == INT8 else "fp32", library=_version(row.backend),
+                precision=_precision(row.backend), library=_version(row.backend),
                 load_average=before, load_average_after=load_average(),
             )  # fmt: skip
     for row in rows if settings.memory else ():
@@ -122,6 +124,11 @@ def _inputs(rows: Sequence[BenchmarkRow], pairs: Pairs) -> dict[str, PairInputs]
     }
 
 
+def _precision(backend: str) -> str:
+    part = backend.partition("-")[2]
+    return part if part in ("int8", BF16) else "fp32"
+
+
 def _version(backend: str) -> str:
-    library = _LIBRARIES[backend]
+    library = _LIBRARIES[backend.partition("-")[0]]
     return f"{library} {results.version_of_module(library)}"
