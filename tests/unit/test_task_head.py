@@ -18,10 +18,13 @@ from transformers import (
 from tests import tiny
 from tinydistilbert import notices
 from tinydistilbert.errors import UserError
+from tinydistilbert.export.to_onnx import export
+from tinydistilbert.models import convert
 from tinydistilbert.models.class_names import match_classes
 from tinydistilbert.models.heads import head_of
 from tinydistilbert.models.loading import load_config, load_model, save_model
 from tinydistilbert.models.task_head import output_layer
+from tinydistilbert.predictor import load
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.compatible import check_classes
 
@@ -105,6 +108,16 @@ def test_measurements_are_no_classes(saved: Save, logged: Any, settings: dict[st
     after = output_layer(load_model(folder, "classification", labels=("no", "yes"))).weight
     assert after.shape == (2, 16) and after.abs().max() < 1.5 < before.abs().max()
     assert "is left out" in logged()
+
+
+def test_several_measurements_are_not_answered_as_classes(saved: Save, tmp_path: Path) -> None:
+    folder = saved(num_labels=3, problem_type="regression")
+    for ask in (load, lambda given: export(given, tmp_path / "exported")):
+        with pytest.raises(UserError, match="expected classes, or one measurement, found 3 measurements"):
+            ask(folder)
+    assert head_of(folder, load_config(saved(num_labels=3))) == "classification"
+    config = load_config(saved(num_labels=3, problem_type="regression"))
+    assert convert._head(folder, config) == ("classification", True)
 
 
 def test_a_regression_head_is_kept(saved: Save, family: str, logged: Any) -> None:

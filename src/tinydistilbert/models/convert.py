@@ -19,6 +19,7 @@ from tinydistilbert.models import untrusted
 from tinydistilbert.models.heads import head_of
 from tinydistilbert.models.hub import local_folder
 from tinydistilbert.models.loading import Head, load_config, load_model, load_tokenizer
+from tinydistilbert.models.task_head import has_several_measurements
 from tinydistilbert.storage import atomic, disk
 
 SECONDS = 900
@@ -133,4 +134,6 @@ def _head(folder: Path, config: PretrainedConfig) -> tuple[Head, bool]:
         return "masked-lm", True
     if architecture.endswith("Model") or not architecture:
         return "classification", False
+    if architecture.endswith("ForSequenceClassification") and has_several_measurements(config):
+        return "classification", True  # nothing here answers with it, but a task's model can start from it
     return head_of(folder, config), True

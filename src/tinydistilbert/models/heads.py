@@ -19,7 +19,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models.capture import LayerOutputs, capturing
 from tinydistilbert.models.dropout import ATTENTION as QUICK
 from tinydistilbert.models.loading import Head
-from tinydistilbert.models.task_head import is_multi_label
+from tinydistilbert.models.task_head import has_several_measurements, is_multi_label
 
 __all__ = [
     "EncoderOutput",
@@ -155,13 +155,17 @@ def head_of(folder: Path, config: PretrainedConfig) -> Head:
     """Return which head the model in `folder` has, by the class in its config.
 
     Raises:
-        UserError: the class is unknown.
+        UserError: the class is unknown, or the model predicts several measurements.
     """
     architecture = (getattr(config, "architectures", None) or ["no architecture"])[0]
     for ending, head in _HEADS.items():
         if architecture.endswith(ending):
             if head == "classification" and is_multi_label(config):
                 return "multi-label"
+            if head == "classification" and has_several_measurements(config):
+                found = f"{config.num_labels} measurements (problem_type in its config.json)"
+                fix = "use a model of one output, or fine-tune it on a task first"
+                raise UserError(str(folder), expected="classes, or one measurement", found=found, fix=fix)
             return "regression" if head == "classification" and config.num_labels == 1 else head
     expected = f"a model whose class ends in {', '.join(_HEADS)}"
     raise UserError(str(folder), expected=expected, found=architecture, fix="fine-tune it on a task first")

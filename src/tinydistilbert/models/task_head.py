@@ -116,6 +116,11 @@ def is_multi_label(config: PretrainedConfig) -> bool:
     return bool(config.problem_type == _MULTI_LABEL)
 
 
+def has_several_measurements(config: PretrainedConfig) -> bool:
+    """Return whether the outputs of a model of whole texts are several measurements, and no classes of a softmax."""
+    return bool(config.problem_type == PROBLEM_TYPES["regression"] and config.num_labels > 1)
+
+
 def is_token_head(config: PretrainedConfig) -> bool:
     """Return whether a model is for token classification: each of its tokens has logits."""
     return str((getattr(config, "architectures", None) or [""])[0]).endswith(_ENDINGS["token-classification"])
