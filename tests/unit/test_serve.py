@@ -369,6 +369,12 @@ def test_a_busy_port_and_foreign_addresses_are_said_before_the_model_is_loaded(t
             serve(tmp_path / "nothing", host=host, port=0)
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 70000, "8080"])
+def test_a_port_that_does_not_exist_is_no_other_one(port: Any) -> None:
+    with pytest.raises(UserError, match=rf"--port: expected a port from 0 to 65535, found {port!r}"):
+        listening("127.0.0.1", port)
+
+
 def test_folders_that_cannot_be_served_are_named_for_what_they_are(tmp_path: Path) -> None:
     def why(folder: Path) -> str:
         with pytest.raises(UserError) as caught:

@@ -63,8 +63,11 @@ def listening(host: str, port: int) -> socket.socket:
     """Return the socket, bound before the model is loaded.
 
     Raises:
-        UserError: another program uses the port, it is not allowed, or the address does not belong to this machine.
+        UserError: another program uses the port, it is not allowed or there is none of this number, or the address does
+            not belong to this machine.
     """
+    if port not in range(65536):  # the system would take the remainder
+        raise UserError("--port", expected="a port from 0 to 65535", found=repr(port), fix="correct it")
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = addresses[0]
