@@ -94,10 +94,19 @@ def test_what_cannot_be_shown(exported: Maker, task_model: Maker, tmp_path: Path
         ([model, exported("bert", "span")], {}, "one kind"), ([tmp_path], {}, "no config.json"),
         ([model], {"offline_assets": tmp_path}, "npm install"),
         ([exported("bert", "span")], {"examples": ["a"]}, "2 texts"),
+        ([model], {"examples": ["a", None]}, r"examples, the 2.: expected a text or two, found None"),
+        ([model], {"examples": [{"text": "a"}]}, r"the 1.: expected a text or two, found {'text'"),
+        ([model], {"examples": [["a", 3]]}, r"the 1.: expected a text or two, found \['a', 3\]"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=words):
             demo(folders, new, **more)
         assert not new.exists()
+
+
+@pytest.mark.long
+def test_a_single_text_is_one_example(exported: Maker, tmp_path: Path) -> None:
+    new = demo(exported("bert", "classification"), tmp_path / "new", examples="a cat")
+    assert json.loads((new / "models.json").read_text())["examples"] == [["a cat"]]
 
 
 def test_examples_are_read_from_a_file(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What is kept above the majority baseline: the arithmetic by hand, and how sure the page is of it."""
 
+import ast
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,10 @@ def test_what_a_compressed_model_keeps_is_said_where_its_teacher_beats_the_major
         Measurement("int8", "compress", "bytes", 2e6, details=facts),
     ]
     (compressed,) = compressed_models(measurements, TASKS)
-    best = best_facts(tmp_path, compressed, measurements)
+    run = tmp_path / 'a "run" with \\ and é'
+    best = best_facts(run, compressed, measurements)
+    opened = next(line for line in best.code.splitlines() if "load" in line)
+    (path,) = (node.value for node in ast.walk(ast.parse(opened)) if isinstance(node, ast.Constant))
+    assert path == best.model.as_posix() == shlex.split(best.command)[2]
     assert says in best.sentence and (best.as_data["kept"] is not None) == ("keeps" in says)
     assert ("what is kept cannot be said" in best.lines[0]) == ("scores" in says)

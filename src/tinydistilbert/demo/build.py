@@ -36,7 +36,7 @@ def demo(
     Args:
         folders: exported models of one kind, such as a teacher and its student, in display order.
         output: a folder that does not exist yet.
-        examples: examples to pick from: texts, or pairs of texts.
+        examples: examples to pick from: texts, or pairs of texts; a single text is one example.
         offline_assets: the folder of the npm package `@huggingface/transformers`, with `onnxruntime-web` next to it:
             both are copied, so that the page needs no network. None = they come from a public server.
 
@@ -113,9 +113,14 @@ def _examples(given: Sequence[DemoInput], model: Served) -> list[list[str]]:
     """Return the examples, each as a list of one text or two.
 
     Raises:
-        UserError: an example has another number of texts than the model reads.
+        UserError: an example is neither a text nor two, or has another number of texts than the model reads.
     """
-    listed = [[one] if isinstance(one, str) else [*one] for one in given]
+    listed: list[list[str]] = []
+    for number, one in enumerate([given] if isinstance(given, str) else given, 1):
+        if not isinstance(one, str | list | tuple) or not all(isinstance(text, str) for text in one):
+            found = ascii(one)[:40]
+            raise UserError(f"examples, the {number}.", expected="a text or two", found=found, fix="correct it")
+        listed.append([one] if isinstance(one, str) else [*one])
     for number, one in enumerate(listed, 1):
         if len(one) not in (1, 2) or (model.texts_per_input is not None and len(one) != model.texts_per_input):
             found, fix = f"{len(one)} in example {number}", "correct it"

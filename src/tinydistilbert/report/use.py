@@ -1,5 +1,6 @@
 """The model that a run is made for, in a few figures: what it keeps, its speed and size, and the cost of a text."""
 
+import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -83,7 +84,9 @@ def best_facts(run: Path, compressed: CompressedModel, measurements: Sequence[Me
     best = RunFolder(run).compressed(task.name).best
     example = [f'"{text}"' for text in task.example[: 2 if task.text_pair else 1]]
     asked = " ".join(example)
-    code = f'import tinydistilbert\n\nmodel = tinydistilbert.load("{best}")\nprint(model.predict({", ".join(example)}))'
+    path = best.as_posix()  # Windows' own form has backslashes, which begin escapes in a string of Python
+    opened = f"model = tinydistilbert.load({json.dumps(path, ensure_ascii=False)})"
+    code = f"import tinydistilbert\n\n{opened}\nprint(model.predict({', '.join(example)}))"
     data = {
         "variant": score.model, "metric": task.headline, "score": score.value, "interval": [low, high],
         "teacher": teacher, "majority": majority, "kept": kept, "milliseconds": timed.value, "bytes": size.value,
@@ -94,7 +97,7 @@ def best_facts(run: Path, compressed: CompressedModel, measurements: Sequence[Me
         f"The {score.model} model {keeps}, takes {timed.value:.2f} ms a text on one core{against}, and has "
         f"{size.value / 1e6:.1f} MB.",
         (of_score, speed, of_size, cost), data, code,
-        f"tinydistilbert predict {shlex.quote(str(best))} {asked}",
+        f"tinydistilbert predict {shlex.quote(path)} {asked}",
     )  # fmt: skip
 
 
