@@ -14,9 +14,12 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
+from tinydistilbert.compress import builder
+from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import hub as hub_module
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
+from tinydistilbert.models.runtimes import model_bytes
 from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.pipeline import run
@@ -128,6 +131,19 @@ def test_sharded_hub_models_are_read_through_the_links_of_the_cache(hub: Path, f
         (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
     assert torch.equal(load_model("some/model", "masked-lm", revision=OTHER).state_dict()["cls.predictions.bias"],
                        model.state_dict()["cls.predictions.bias"])  # fmt: skip
+
+
+def test_a_hub_model_is_compressed_as_a_folder_is(hub: Path, folder: Path, tmp_path: Path) -> None:
+    models = [Path("some/model"), Path(f"some/model@{OTHER}"), folder]
+    sizes = [model_bytes(builder.on_disk(model)) for model in models]
+    assert sizes == [(folder / "model.safetensors").stat().st_size] * 3
+    tokenizer = hub / "blobs/1tokenizer.json"
+    tokenizer.write_bytes(tokenizer.read_bytes() + b" ")
+    tokenized: Any = SimpleNamespace(tokenized={})
+    read = [builder._tokenized(tokenized, model) for model in models]
+    assert read[0] is read[2] is not read[1], "a tokenizer for each content of its files"
+    trim(models[0], ["the student"], tmp_path / "trimmed")
+    assert load_config(tmp_path / "trimmed").vocab_size < CONFIG.vocab_size
 
 
 def test_parts_of_a_hub_model_know_its_name_and_not_where_the_cache_is(hub: Path) -> None:

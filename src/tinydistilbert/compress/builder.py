@@ -19,6 +19,7 @@ from tinydistilbert.evaluation.scoring import (
 )
 from tinydistilbert.finetuning.examples import training_examples
 from tinydistilbert.models import untrusted
+from tinydistilbert.models.hub import local_folder
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.models.runtimes import ModelInputs, Runtime, exported_facts, open_exported
 from tinydistilbert.models.torch_runtime import TorchRuntime
@@ -141,6 +142,12 @@ def make_folder(builder: VariantBuilder, path: Path, title: str, make: Callable[
     return path
 
 
+def on_disk(model: Path) -> Path:
+    """Return the folder with a model's files: of a hub name, which a given model may have, that in the hub's cache."""
+    files = (untrusted.CONFIG, *untrusted.TOKENIZER, untrusted.WEIGHTS, untrusted.INDEX, "model-*.safetensors")
+    return model if model.is_dir() else local_folder(model, None, files)
+
+
 def encoded(builder: VariantBuilder, examples: Examples, folder: Path) -> Features:
     """Return the examples as inputs of a variant: a variant with a trimmed vocabulary has another tokenizer."""
     by = _tokenized(builder, folder)
@@ -150,7 +157,7 @@ def encoded(builder: VariantBuilder, examples: Examples, folder: Path) -> Featur
 
 
 def _tokenized(builder: VariantBuilder, folder: Path) -> Tokenized:
-    files = (folder / name for name in untrusted.TOKENIZER)
+    files = (on_disk(folder) / name for name in untrusted.TOKENIZER)
     key = tuple(f"{file.name} {atomic.sha256(file)}" for file in files if file.is_file())
     if key not in builder.tokenized:
         builder.tokenized[key] = Tokenized(load_tokenizer(folder))

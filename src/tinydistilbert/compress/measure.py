@@ -13,6 +13,7 @@ from tinydistilbert.compress.builder import (
     VariantBuilder,
     encoded,
     held_out_score,
+    on_disk,
     pad_token_id,
     runtime_of,
     single_inputs,
@@ -162,7 +163,7 @@ def _measure(builder: VariantBuilder, variant: Variant, validation: Examples) ->
     times = _times(builder, [variant], validation, QUICK_INPUTS, rounds=QUICK_ROUNDS)[variant.name]
     return MeasuredVariant(
         variant, held_out_score(builder, variant.folder), summarize(times, 1)["p50_ms"],
-        model_bytes(variant.folder), Size.of(model).forward(length, length),
+        model_bytes(on_disk(variant.folder)), Size.of(model).forward(length, length),
         parameter_count(model),
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tinydistilbert import results
 from tinydistilbert.benchmark.timing import summarize
-from tinydistilbert.compress.builder import VariantBuilder, encoded, held_out_predictions, logits_of
+from tinydistilbert.compress.builder import VariantBuilder, encoded, held_out_predictions, logits_of, on_disk
 from tinydistilbert.compress.measure import (
     TEACHER,
     Bar,
@@ -36,7 +36,7 @@ from tinydistilbert.evaluation.scoring import Predictions, read_predictions, sco
 from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import load_config, load_tokenizer
 from tinydistilbert.models.processor import processor
-from tinydistilbert.models.runtimes import AGREEMENT, EXPORT_KEY, TEXTS, exported_facts
+from tinydistilbert.models.runtimes import AGREEMENT, EXPORT_KEY, TEXTS, exported_facts, model_bytes
 from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import recipe_hash
@@ -208,7 +208,7 @@ def _of_teacher(
         TEACHER, TASK, TEACHER_TIME, timed["p50_ms"], examples=sum(map(len, times)), examples_total=validation.total,
         seconds=sum(map(sum, times)), details={**of, **protocol}, **common,
     )  # fmt: skip
-    size = sum(path.stat().st_size for path in teacher.glob("model*.safetensors"))
+    size = model_bytes(on_disk(teacher))
     yield Measurement(TEACHER, TASK, TEACHER_SIZE, size, details=of, **common)
 
 

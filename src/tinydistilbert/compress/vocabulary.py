@@ -65,7 +65,7 @@ def trim(model_folder: Path, texts: Iterable[str], output: Path, *, minimum_coun
     new = {old: number for number, old in enumerate(kept)}
     with atomic.unfinished(output, tokens=len(kept), tokens_before=config.vocab_size) as folder:
         atomic.write_bytes(folder / WEIGHTS, safetensors.torch.save(_rows(weights, kept), metadata={"format": "pt"}))
-        raw = atomic.read_json(model_folder / CONFIG)
+        raw = atomic.read_json(local_folder(model_folder, None, (CONFIG,)) / CONFIG)
         atomic.write_json(folder / CONFIG, raw | _numbers(config, new) | {"vocab_size": len(kept)})
         longest = min(declared_length(tokenizer.model_max_length) or sys.maxsize, longest_input(config))
         save_tokenizer(tokenizer, folder, config, longest=longest)
