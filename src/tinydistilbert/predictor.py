@@ -5,6 +5,7 @@ import math
 import threading
 from collections.abc import Sequence
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, cast
 
@@ -289,9 +290,13 @@ def load(
 
     Raises:
         UserError: there is no model, it is incomplete or differs from its manifest, it has no task head, the library
-            that runs it is not installed, or a null threshold is given for another kind of model.
+            that runs it is not installed, a null threshold is given for another kind of model, or one that is no
+            number, or the threads are no number from 0 on.
     """
-    folder = Path(folder)
+    folder, threads = Path(folder), threads or 0
+    if not _is_number(threads, Integral) or threads < 0:
+        fix = "give 0 for the cores that this process may use"
+        raise UserError("threads", expected="a whole number from 0 on", found=repr(threads)[:40], fix=fix)
     config = exported_config(folder)
     if config is None:
         is_here = (folder / CONFIG).is_file()
@@ -375,11 +380,18 @@ def _null_threshold(folder: Path, config: Any, kind: Kind, given: float | None) 
     """Return the given null threshold, or else the one in the config of a span model.
 
     Raises:
-        UserError: one is given for another kind of model, or the one in the config is not a number.
+        UserError: one is given for another kind of model, or the given one or that in the config is not a number.
     """
+    if given is not None and not _is_number(given, Real):
+        fix = "use 0 for a model trained elsewhere on SQuAD 2"
+        raise UserError("null threshold", expected="a number", found=repr(given)[:40], fix=fix)
     if kind == "span":
-        return stored_null_threshold(config, str(folder)) if given is None else given
+        return stored_null_threshold(config, str(folder)) if given is None else float(given)
     if given is not None:
         expected, found = "a span model", f"a {kind} model"
         raise UserError("null threshold", expected=expected, found=found, fix="leave it out")
     return None
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and not math.isnan(cast("float", value))

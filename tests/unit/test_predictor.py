@@ -236,6 +236,20 @@ def test_folders_that_are_no_task_model_are_told(
         load(exported("bert", "span"), compiled=True)
 
 
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+def test_settings_that_are_no_numbers_are_told(task_model: Maker, exported: Maker, form: str) -> None:
+    folder = (task_model if form == "torch" else exported)("distilbert", "span")
+    bad: list[Any] = [-1, 1.5, "2", True]
+    for threads in bad:
+        with pytest.raises(UserError, match=rf"threads: expected a whole number from 0 on, found {threads!r}"):
+            load(folder, threads=threads)
+    worse: list[Any] = ["0", np.nan, False]
+    for threshold in worse:
+        with pytest.raises(UserError, match=rf"null threshold: expected a number, found {threshold!r}"):
+            load(folder, null_threshold=threshold)
+    assert load(folder, threads=1, null_threshold=np.float32(-2)).null_threshold == -2.0
+
+
 def test_files_that_changed_are_told(exported: Maker, tmp_path: Path) -> None:
     shutil.copytree(exported("distilbert", "classification"), tmp_path, dirs_exist_ok=True)
     assert isinstance(load(tmp_path), Predictor)
