@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from tests import tiny
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import load_tokenizer
 from tinydistilbert.models.plain_tokenizer import load_plain_tokenizer
+from tinydistilbert.models.runtimes import EXPORT_KEY
 from tinydistilbert.optional import TRAINING
 from tinydistilbert.predictor import load
 from tinydistilbert.storage import atomic
@@ -64,6 +67,25 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, tokenizer) -> 
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="the tokenizers library reads"):
         load_plain_tokenizer(tmp_path, vocabulary_size=len(tokenizer))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ("yes", "head: expected one of masked-lm, .* found None"), ([1], "head: expected"),
+        ({"longest_input": -3}, "longest_input: expected a number of tokens, found -3"),
+        ({"scored_on": "a CPU", "precision": "int8", "reduce_range": False}, "scored_on: expected an object"),
+    ],
+)  # fmt: skip
+def test_facts_that_no_export_writes_are_told(facts: Any, words: str, exported: Maker, tmp_path: Path) -> None:
+    shutil.copytree(exported("bert", "classification"), tmp_path / "odd")
+    (tmp_path / "odd" / atomic.MANIFEST).unlink()
+    config = atomic.read_json(tmp_path / "odd/config.json")
+    config[EXPORT_KEY] = config[EXPORT_KEY] | facts if isinstance(facts, dict) else facts
+    atomic.write_json(tmp_path / "odd/config.json", config)
+    with pytest.raises(UserError, match=words):
+        load(tmp_path / "odd")
 
 
 def in_a_light_installation(program: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":

@@ -228,10 +228,11 @@ def exported_config(folder: Path) -> dict[str, Any] | None:
         return None
     atomic.check_intact(folder)
     config = untrusted.check_config(folder)
-    facts = config[EXPORT_KEY]
+    facts = config[EXPORT_KEY] if isinstance(config[EXPORT_KEY], dict) else {}
     for name, expected, fits in (
         ("head", f"one of {', '.join(HEADS)}", facts.get("head") in HEADS),
-        ("longest_input", "a number of tokens", type(facts.get("longest_input")) is int),
+        ("longest_input", "a number of tokens", type(facts.get("longest_input")) is int and facts["longest_input"] > 0),
+        ("scored_on", "an object", isinstance(facts.get("scored_on", {}), dict)),
         ("vocab_size", "a number of tokens", "vocab_size" in config),
     ):
         if not fits:
@@ -249,7 +250,8 @@ def difference_here(facts: dict[str, Any]) -> str:
     has, precision = set(processor()["instruction_sets"]), facts.get("precision")
     if not has:  # unknown
         return ""
-    scored = f", unlike {facts['scored_on']['cpu']}, where it was scored" if facts.get("scored_on") else ""
+    cpu = facts.get("scored_on", {}).get("cpu")
+    scored = f", unlike {cpu}, where it was scored" if cpu else ""
     may_clip = facts.get(ENGINE) == OPENVINO or facts.get("reduce_range") is False
     if precision == "int8" and may_clip and not has & {"avx_vnni", "avx512_vnni"}:
         return f"int8 may answer differently here: this processor has no VNNI{scored}"
