@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tinydistilbert import signals
@@ -402,6 +403,11 @@ def test_the_threshold_of_the_folder_or_the_one_that_is_given(exported: Any, tmp
     assert load_served(exported("bert", "span")).texts_per_input == 2
     with pytest.raises(UserError, match="model with classes"):
         load_served(exported("bert", "span"), defer_below=0.7)
+    no_probabilities: list[Any] = ["0.7", 70, math.nan, True]
+    for given in no_probabilities:
+        with pytest.raises(UserError, match=rf"--defer-below: expected a number from 0 to 1, found {given!r}"):
+            load_served(source, defer_below=given)
+    assert type(load_served(source, defer_below=np.float64(0.7)).defer_below) is float
     for stored, expected in (({"threshold": 0.8}, 0.8), ({"threshold": None}, math.inf)):
         folder = tmp_path / str(expected)
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("manifest.json"))

@@ -44,8 +44,11 @@ def load_served(folder: Path, *, threads: int = 0, defer_below: float | None = N
 
     Raises:
         UserError: there is no exported model, it is incomplete, differs from its manifest or has no task head, or a
-            threshold is given for a model without classes.
+            threshold is given for a model without classes, or one that is no probability.
     """
+    if defer_below is not None and not _is_probability(defer_below):
+        fix = "write 80 % as 0.8"
+        raise UserError("--defer-below", expected="a number from 0 to 1", found=repr(defer_below)[:40], fix=fix)
     config = exported_config(folder)
     if config is None:
         raise _no_exported_model(folder)
@@ -56,6 +59,7 @@ def load_served(folder: Path, *, threads: int = 0, defer_below: float | None = N
         raise UserError("--defer-below", expected="a model with classes", found=found, fix="leave it out")
     if defer_below is None and predictor.kind == "classification":
         defer_below = _stored_threshold(folder, facts)
+    defer_below = None if defer_below is None else float(defer_below)  # with numpy's, `defer` would be no JSON
     texts = {"span": 2, "token-classification": 1}.get(predictor.kind, facts.get(TEXTS))
     sha256 = atomic.sha256(folder / atomic.MANIFEST) if atomic.is_finished(folder) else ""
     name = folder.resolve().name
@@ -76,10 +80,14 @@ def _stored_threshold(folder: Path, facts: dict[str, Any]) -> float | None:
     threshold = stored.get("threshold") if isinstance(stored, dict) else stored
     if threshold is None:
         return math.inf
-    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
+    if not _is_probability(threshold):
         where, fix = f"{folder / CONFIG}: {AGREEMENT}", "use the folder as it was written, or export the model again"
         raise UserError(where, expected="a threshold from 0 to 1", found=repr(threshold)[:80], fix=fix)
     return float(threshold)
+
+
+def _is_probability(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _no_exported_model(folder: Path) -> UserError:
