@@ -191,6 +191,18 @@ def test_a_pruned_model_stays_pruned(tokenizer, tmp_path: Path) -> None:
     assert_equal_up_to_rounding(logits(tmp_path / "out", CORPUS[1]), logits(tmp_path / "whole", CORPUS[1]))
 
 
+def test_weights_in_shards_are_trimmed_into_one_file(tokenizer, tmp_path: Path) -> None:
+    model, whole = distilbert(len(tokenizer)), tmp_path / "whole"
+    save_model(model, tokenizer, whole)
+    (whole / "model.safetensors").unlink()
+    model.save_pretrained(whole, max_shard_size="10KB")
+    assert len([*whole.glob("model-*.safetensors")]) > 1
+    trim(whole, CORPUS, tmp_path / "trimmed")
+    assert [path.name for path in (tmp_path / "trimmed").glob("*.safetensors")] == ["model.safetensors"]
+    for text in CORPUS:
+        assert_equal_up_to_rounding(logits(tmp_path / "trimmed", text), logits(whole, text))
+
+
 def test_other_tokenizers_are_refused(tokenizer, tmp_path: Path) -> None:
     raw = Tokenizer(models.BPE(unk_token="[UNK]"))
     raw.train_from_iterator(CORPUS, trainers.BpeTrainer(special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]))

@@ -25,6 +25,7 @@ from tinydistilbert.models.hub import local_folder
 from tinydistilbert.models.lengths import declared_length
 from tinydistilbert.models.loading import last_unused_position, load_config, load_tokenizer, longest_input
 from tinydistilbert.models.tokenizer_files import save_tokenizer
+from tinydistilbert.models.untrusted import INDEX, weight_files
 from tinydistilbert.notices import counted
 from tinydistilbert.storage import atomic
 
@@ -135,9 +136,11 @@ def _parts(texts: Iterator[str]) -> Iterator[list[str]]:
 def _weights(model_folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
     """Return all tensors of the model, including a word embedding that fits the tokenizer."""
     where, fix = str(model_folder / WEIGHTS), "use a complete model folder"
-    folder = local_folder(model_folder, None, (WEIGHTS,))
+    folder = local_folder(model_folder, None, (WEIGHTS, INDEX, "model-*.safetensors"))
+    in_shards = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
+    files = weight_files(folder, str(model_folder)) if in_shards else [folder / WEIGHTS]
     try:
-        weights = safetensors.torch.load_file(folder / WEIGHTS)
+        weights = {key: tensor for file in files for key, tensor in safetensors.torch.load_file(file).items()}
     except (OSError, SafetensorError) as error:
         found = str(error).split("\n", 1)[0][:160]
         raise UserError(where, expected="the model's weights", found=found, fix=fix) from None
