@@ -2,7 +2,10 @@
 
 import json
 import os
+import random
 import re
+import shutil
+import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,6 +25,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.predictor import load
+from tinydistilbert.tasks.entities import entities_of
 
 Maker = Callable[[str, str], Path]
 NODE = Path(os.environ.get("TINYDISTILBERT_NODE_MODULES", Path(__file__).resolve().parents[2] / "node_modules"))
@@ -124,6 +128,21 @@ def test_examples_are_read_from_a_file(tmp_path: Path) -> None:
             read_examples(pairs)
     with pytest.raises(UserError, match="text file"):
         read_examples(tmp_path / "none.txt")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+def test_the_page_joins_tags_of_every_scheme_as_python_does() -> None:
+    generator = random.Random(0)
+    tags = ["O", *(f"{prefix}-{kind}" for prefix in "BILUESMW" for kind in ("A", "I-B"))]
+    texts = [[generator.choice(tags) for _ in range(12)] for _ in range(200)]
+    source = (PAGE / "demo.js").read_text(encoding="utf-8")
+    (function,) = re.findall(r"^function entitiesOf.*?^}$", source, re.MULTILINE | re.DOTALL)
+    words = [[[place, place + 1, tag] for place, tag in enumerate(text)] for text in texts]
+    program = f"{function}\nconsole.log(JSON.stringify({json.dumps(words)}.map(entitiesOf)))"
+    done = subprocess.run(["node", "-"], input=program, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [
+        [[first, last + 1, kind] for kind, first, last in entities_of(text)] for text in texts
+    ]
 
 
 @contextmanager

@@ -140,6 +140,20 @@ function showSpan(box, one, { inputs, outputs }, question, context) {
   if (all > stop - begin) box.append(element("p", `Read: ${stop - begin} of ${all} tokens of the context.`, "facts"));
 }
 
+// [start, end, kind] of each entity, from [start, end, tag] of each word, by the rules of tasks/entities.py.
+function entitiesOf(words) {
+  const entities = [];
+  let before = "O";
+  for (const [start, end, tag] of words) {
+    const isNew = before === "O" || "BSUW".includes(tag[0]) || "ELSUW".includes(before[0])
+      || tag.slice(2) !== before.slice(2);
+    if (tag !== "O" && isNew) entities.push([start, end, tag.slice(2)]);
+    else if (tag !== "O") entities[entities.length - 1][1] = end;
+    before = tag;
+  }
+  return entities;
+}
+
 function showEntities(box, one, { inputs, outputs }, text) {
   const ids = Array.from(inputs.input_ids.data, Number);
   const offsets = places(one.tokenizer, text, one.tokenizer.tokenize(text).length);
@@ -147,7 +161,7 @@ function showEntities(box, one, { inputs, outputs }, text) {
     box.append(element("p", "The words of this text cannot be found from its tokens.", "facts"));
     return;
   }
-  const pieces = [];
+  const words = [];
   let token = 0;
   let last = -1;
   ids.forEach((id, index) => {
@@ -157,17 +171,13 @@ function showEntities(box, one, { inputs, outputs }, text) {
     const isRest = start === last || isWithin; // the first piece of a word has its tag
     last = start;
     if (isRest) {
-      if (pieces.length && pieces[pieces.length - 1][1] === start) pieces[pieces.length - 1][1] = end;
+      if (words.length && words[words.length - 1][1] === start) words[words.length - 1][1] = end;
       return;
     }
     const logits = row(outputs.logits, index);
-    const tag = one.facts.labels[logits.indexOf(Math.max(...logits))];
-    if (tag === "O") return;
-    const kind = tag.replace(/^[BI]-/, "");
-    const before = pieces[pieces.length - 1];
-    if (tag.startsWith("I-") && before && before[2] === kind && !/\S/.test(text.slice(before[1], start))) before[1] = end;
-    else pieces.push([start, end, kind]);
+    words.push([start, end, one.facts.labels[logits.indexOf(Math.max(...logits))]]);
   });
+  const pieces = entitiesOf(words);
   if (!pieces.length) box.append(element("p", "(no entity)", "answer"));
   box.append(marked(text, pieces));
 }
