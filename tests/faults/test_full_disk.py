@@ -160,7 +160,7 @@ class Place:
 
     def report(self, output: Path) -> None:
         write_results(run.run_context(self.recipe, output, until="evaluate", log=lambda _: None))
-        write_report(output)
+        write_report(output, command="tinydistilbert replicate")  # the run's own has its folder in it
 
     def begin(self, name: str, output: Path) -> None:
         """Make the folder that a piece of work finds: for a report a run, and the report of yesterday."""

@@ -97,6 +97,10 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
         recipe = ADAPTER.validate_python(_with_lists(Recipe, merge(to_dict(Recipe()), current)))
     except ValidationError as error:
         raise _explain(error, where) from None
+    except RecursionError:
+        raise UserError(
+            where, expected="a recipe", found="sections in sections without end", fix="correct it"
+        ) from None
     return check(recipe, where)
 
 
