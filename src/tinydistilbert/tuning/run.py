@@ -103,10 +103,8 @@ def _run_side_by_side(
         if trial is None:
             return None
         swept.space.suggest(trial)  # by this process's sampler, whose draws depend on the seed
-        name, part = (
-            f"trial {trial.number}",
-            ("--output", output, *device_and_data, *storage, "--part", str(trial.number)),
-        )
+        name = f"trial {trial.number}"
+        part = ("--output", output, *device_and_data, *storage, "--part", str(trial.number))
         begun[name] = trial.number
         return Part(name, ("sweep", recipe, "--space", str(space), *part))
 
