@@ -40,7 +40,7 @@ def collect(setting: Setting, recipes: Sequence[str] | None = None, tasks: Seque
     """
     rows = [row for row in setting.plan["rows"] if "recipe" in row]
     every = [*setting.plan["small"], *setting.plan["large"]]
-    published = _Published.read(RECIPES)
+    published = Published.read(RECIPES)
     measured: list[Measurement] = []
     answers: Answers = {task: {} for task in every}
     taken = 0
@@ -76,7 +76,7 @@ def collect(setting: Setting, recipes: Sequence[str] | None = None, tasks: Seque
 
 
 @dataclass(frozen=True)
-class _Published:
+class Published:
     """What was collected before."""
 
     folder: Path
@@ -85,7 +85,7 @@ class _Published:
     """By task."""
 
     @classmethod
-    def read(cls, folder: Path) -> "_Published":
+    def read(cls, folder: Path) -> "Published":
         path = folder / "results.jsonl"
         tables = {file.stem: pq.read_table(file) for file in sorted((folder / "predictions").glob("*.parquet"))}
         return cls(folder, results.read(path) if path.exists() else [], tables)

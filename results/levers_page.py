@@ -10,7 +10,7 @@ from tinydistilbert import results
 from tinydistilbert.report.differences import row_differences
 from tinydistilbert.report.paper_tables import score_cell
 from tinydistilbert.report.scores import HIGHER, LOWER, collect, notes_on_marks, of_task
-from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p, signed, to_markdown
+from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p, points, signed, to_markdown
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Task
@@ -42,6 +42,32 @@ def levers_section() -> str:
     """What each lever gives, and the scores of the rows."""
     levers = Levers.read()
     return "\n".join([to_markdown(lever_table(levers)), to_markdown(row_table(levers))])
+
+
+def mnli_first_section() -> str:
+    """What teacher and student gain where MNLI comes first."""
+    path = FOLDER / "mnli-first.jsonl"
+    return to_markdown(mnli_first_table(results.read(path) if path.exists() else []))
+
+
+def mnli_first_table(measurements: Sequence[Measurement]) -> Table:
+    """The headline scores after MNLI and without it, and their difference, of each task that was measured."""
+    rows = []
+    for d in (each for each in row_differences(measurements, TASKS) if each.is_headline):
+        low, high = d.paired.interval
+        row = "Student (e)" if "student" in d.row else "Its teacher"
+        cells = (
+            Cell(d.task.title), Cell(row), Cell(points(d.paired.second)), Cell(points(d.paired.first)),
+            Cell(signed(d.paired.difference), d.mark), Cell(f"{signed(low)} to {signed(high)}"),
+            Cell(format_p(d.adjusted)),
+        )  # fmt: skip
+        rows.append(TableRow("measured", cells))
+    notes = (
+        f"p: paired bootstrap over the examples, adjusted by Holm over all lines. {HIGHER} surely higher, {LOWER} "
+        "surely lower. One seed: the spread between trainings is in no interval.",
+    )
+    columns = ("Task", "Row", "Without", "After MNLI", "Difference", "95 % interval", "p")
+    return Table("mnli-first", "Another task first", "In points.", columns, tuple(rows), notes)
 
 
 def lever_table(levers: Levers) -> Table:

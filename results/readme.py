@@ -304,7 +304,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/explanation/scale.md": {
         "time of a corpus": scale_page.time_section, "measured": scale_page.measured_section,
     },
-    "docs/decisions/0031-levers.md": {"levers": levers_page.levers_section},
+    "docs/decisions/0031-levers.md": {
+        "levers": levers_page.levers_section,
+        "mnli-first": levers_page.mnli_first_section,
+    },
     "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},
     "docs/explanation/mutants.md": {"mutants": mutants_section},
     "CONTRIBUTING.md": {"packages": packages_section},

@@ -1,17 +1,24 @@
 """The ablation of the levers: rows that differ in one thing, paths of this machine, the table of what was measured."""
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
+import another_task_first
 import levers
 import levers_page
 import pytest
 from levers_page import Levers
+from replication_results import Published
 from transformers import AutoModel
 
 from tinydistilbert.recipe.schema import to_dict
+from tinydistilbert.report.predictions import Predicted
 from tinydistilbert.report.table import to_markdown
 from tinydistilbert.results import COMPARE, Measurement
 from tinydistilbert.storage import atomic
+from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks.base import Task
 
 PLAN = Levers.read().plan
 
@@ -52,6 +59,35 @@ def test_the_encoder_keeps_every_second_layer_and_its_pooler(tmp_path: Path, mon
         (a == whole.encoder.layer[index].output.dense.weight).all() for a, index in zip(kept, (1, 3, 5), strict=True)
     )
     assert (cut.pooler.dense.weight == whole.pooler.dense.weight).all() and atomic.is_finished(tmp_path / "encoder")
+
+
+def test_another_task_first_is_compared_with_the_published_rows_of_its_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = Published.read(levers.common.ROOT / "results" / "replication")
+    answers = {row: published.predicted(row, "rte") for row in ("teacher", "task-student")}
+    task = TASKS["rte"]
+
+    def predicted(_run: object, of: Task, row: str, split: str) -> Predicted:
+        assert (of.name, split) == ("rte@mnli", "validation")
+        whole = answers[another_task_first.ROWS[row]]
+        assert whole is not None and len(whole.answers) == 3
+        wrong = [1 - label for label in whole.gold]
+        return dataclasses.replace(whole, answers={0: list(whole.gold) if row == "teacher" else wrong})
+
+    names = {"mnli": TASKS["mnli"], "rte@mnli": dataclasses.replace(task, name="rte@mnli")}
+    monkeypatch.setattr(another_task_first, "scored_run", lambda _: SimpleNamespace(tasks=names))
+    monkeypatch.setattr(another_task_first, "read_predicted", predicted)
+    lines = another_task_first.measured(tmp_path, levers.common.ROOT / "results" / "replication")
+    table = levers_page.mnli_first_table(lines)
+    teacher, student = ([cell.text for cell in row.cells] for row in table.rows)
+    scored = {
+        row: next(m.value for m in published.measured(row, "rte") if m.metric == "accuracy" and m.seed == 0)
+        for row in answers
+    }
+    assert teacher[:4] == ["RTE", "Its teacher", f"{100 * scored['teacher']:.1f}", "100.0"]
+    assert student[1:4] == ["Student (e)", f"{100 * scored['task-student']:.1f}", "0.0"]
+    assert "▲" in to_markdown(table) and "▼" in to_markdown(table)
 
 
 def test_the_table_has_a_line_for_each_lever() -> None:
