@@ -137,6 +137,7 @@ def test_a_setting_that_contradicts_an_argument_is_refused(tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_labels_in_a_set_are_the_same_data_in_every_process() -> None:
     code = "from tinydistilbert.api.inputs import as_given, fingerprint\n"
     code += "print(fingerprint(as_given([{'label': {*'abcdefgh'}}, {'label': None}, {'label': {'a'}}], 'train')))"

@@ -60,6 +60,7 @@ def gone_of(source: str) -> set[str]:
     return {name for name in names if name.lower() in GONE or name in GONE_CLASSES}
 
 
+@pytest.mark.long  # it parses every file, for four seconds
 @pytest.mark.parametrize("folder", ["src", "benchmarks", "results", "tests"])
 def test_no_name_is_a_word_of_our_own(folder: str) -> None:
     files = sorted((ROOT / folder).rglob("*.py"))
