@@ -330,6 +330,7 @@ def test_the_page_shows_texts_escaped_and_the_file_has_every_case(tmp_path: Path
     assert only["first"]["seeds"] == {"0": "positive"} and only["second"]["seeds"] == {"0": "negative"}
 
 
+@pytest.mark.long
 def test_the_page_of_many_long_texts_is_small(tmp_path: Path) -> None:
     """25,000 examples, many of them told otherwise: the page shows some, says of how many, and stays small."""
     count = 25_000

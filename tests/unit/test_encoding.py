@@ -141,6 +141,7 @@ SPACES = ["", " ", "  ", "\n", "\t", "\u00a0", "\u3000", "\u2028"]
 MARK = re.compile(r"[\u0301\u0308\u05b8\u05c1\u0e35\u0e48\ufe0f\u20e3\U000e0020-\U000e007f]")
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=150)
 @given(draw=st.data())
 @pytest.mark.parametrize("family", ["wordpiece", "byte-level"])

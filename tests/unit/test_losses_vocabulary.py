@@ -70,6 +70,7 @@ def sizes(draw: st.DrawFn) -> dict[str, int]:
     }  # fmt: skip
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=150)
 @given(
     sizes=sizes(),

@@ -256,6 +256,7 @@ def label_sets(draw: st.DrawFn) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.array(draw(bits)).reshape(shape), np.array(draw(bits)).reshape(shape)
 
 
+@pytest.mark.long
 @given(label_sets(), st.integers(0, 5))
 @settings(deadline=None)
 def test_the_metrics_are_those_of_scikit_learn_of_resamples_too(
@@ -316,6 +317,7 @@ def test_the_paired_test_sees_a_difference_and_mirrors(tmp_path: Path) -> None:
     assert resampling.paired_test("multi-label", "macro_f1", gold, good[None], good[None]).p == 1
 
 
+@pytest.mark.long
 @given(label_sets(), st.integers(0, 100))
 @settings(deadline=None, max_examples=60)
 def test_no_other_thresholds_have_a_better_micro_f1(

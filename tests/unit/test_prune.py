@@ -518,6 +518,7 @@ def test_a_pruned_folder_is_fine_tuned_further_alone_and_with_a_teacher(
         assert sum(losses[-3:]) < sum(losses[:3])
 
 
+@pytest.mark.long
 @pytest.mark.real
 @pytest.mark.parametrize("keep", [0.75, 0.35])
 def test_the_law_holds_for_a_real_encoder(data: Path, keep) -> None:

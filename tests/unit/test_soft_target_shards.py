@@ -73,6 +73,7 @@ def test_shards_are_answered_once_and_what_was_done_survives_a_kill(
     assert names == {path.name for path in (tmp_path / "whole").iterdir()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", ["other examples", "damaged", "cut off"])
 def test_what_was_done_of_something_else_is_not_gone_on_with(
     change: str, examples: Examples, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -139,6 +139,7 @@ def test_a_local_file_gives_its_documents(tmp_path: Path, write: Callable[[Path]
     assert read(source) == (train, validation), "documents can be read twice"
 
 
+@pytest.mark.long
 def test_a_small_parquet_file_of_much_text_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text, megabyte = "word " * 200_000, 2**20
     pq.write_table(pa.table({"text": [text] * 100}), tmp_path / "a.parquet", compression="zstd")
