@@ -1,6 +1,5 @@
 """What the estimates of all stages share: a line of the plan, the sizes of the models, the speed of the machine."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +29,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.recipe_splits import length_for
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.precision import Precision, choose
+from tinydistilbert.workers.jobs import sharing
 from tinydistilbert.workers.run import visible_gpus
 
 SECONDS_A_FOLDER = 1.0
@@ -127,7 +127,7 @@ class Basis:
         if run.workers is None or run.workers.by_ray:
             return 1
         at_once = max(1, min(run.workers.at_once, len(left_parts(run, task_parts(run)))))
-        return at_once if run.device.type == "cpu" else math.ceil(at_once / max(1, len(visible_gpus())))
+        return sharing(at_once, 0 if run.device.type == "cpu" else len(visible_gpus()))
 
     @property
     def text(self) -> TextSize | None:

@@ -71,7 +71,7 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
     left = [job for job in members if states[job][0] != "finished"]
     state = joint_state([words for words, _ in states.values()])
     if not left:
-        return Line(title, state, f"{counted(len(members), 'model')}")
+        return Line(title, state, counted(len(members), "model"))
     name, models = members[0].task, f"{len(members)} models × " if len(members) > 1 else ""
     size = basis.task_sizes.get(name)
     disk = sum(4 * basis.task_model(job).parameters + TOKENIZER_BYTES for job in left)

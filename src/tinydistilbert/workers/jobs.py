@@ -1,5 +1,6 @@
 """What `--jobs` asks for: how many parts of a study run in parallel, where, and with how many threads each."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -52,6 +53,11 @@ def jobs_of(jobs: int | str | None, threads: int | None, device: str = "auto") -
         raise UserError(FLAG, expected="a whole number >= 1, or ray", found=repr(jobs), fix="change the value")
     refuse_several(FLAG)
     return None if jobs == 1 else Jobs(0 if jobs == RAY else int(jobs), threads, device)
+
+
+def sharing(at_once: int, gpus: int) -> int:
+    """Return how many of the parts that run at a time use the memory of one device; without GPUs, all."""
+    return math.ceil(at_once / max(1, gpus))
 
 
 def shares(jobs: Jobs, parts: int, log: Callable[[str], None]) -> tuple[int, int]:

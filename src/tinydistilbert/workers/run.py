@@ -1,6 +1,5 @@
 """Run the parts of a study in parallel: output in one place, killed parts once more, failed parts reported."""
 
-import math
 import os
 import signal
 import time
@@ -14,7 +13,7 @@ from tinydistilbert import notices
 from tinydistilbert.run_folder import JOBS
 from tinydistilbert.storage import disk
 from tinydistilbert.workers import process
-from tinydistilbert.workers.jobs import Jobs, Part, shares
+from tinydistilbert.workers.jobs import Jobs, Part, shares, sharing
 
 SECONDS_BETWEEN_LOOKS = 0.1
 STOPPED = 130
@@ -59,8 +58,8 @@ class ThisMachine:
         """Start a part in a process."""
         gpu = self.gpus[self._begun % len(self.gpus)] if len(self.gpus) > 1 else None
         self._begun += 1
-        sharing = math.ceil(self.at_once / max(1, len(self.gpus)))
-        return process.begin(part.arguments, log, threads=self.threads, at_once=sharing, gpu=gpu)
+        at_once = sharing(self.at_once, len(self.gpus))
+        return process.begin(part.arguments, log, threads=self.threads, at_once=at_once, gpu=gpu)
 
 
 @dataclass
